@@ -1,0 +1,10 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// registry lists the commands, one a line, in the order of the help text.
+func registry() []func(*Env) *cobra.Command {
+	return []func(*Env) *cobra.Command{
+		newVersion,
+	}
+}
