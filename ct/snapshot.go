@@ -174,27 +174,32 @@ type Census struct {
 	CountBefore Value `json:"count_before,omitzero"`
 	CountAfter  Value `json:"count_after,omitzero"`
 
-	Classes   []Class `json:"-"` // largest first
-	V4, V6    uint64
-	Offloaded uint64
-	Expiring  uint64 // entries with at most 1 s left
-	Zones     int    // different zones seen
+	Classes   []Class `json:"classes,omitempty"` // largest first
+	V4        uint64  `json:"ipv4"`
+	V6        uint64  `json:"ipv6"`
+	Offloaded uint64  `json:"offloaded,omitempty"`
+	Expiring  uint64  `json:"expiring,omitempty"` // entries with at most 1 s left
+	Zones     int     `json:"zones,omitempty"`    // different zones seen
 
 	// Heavy hitters by original source, original destination, destination
 	// port, and by prefix of the source (/24 and /64) and destination.
-	Sources, Destinations, Ports        []Heavy `json:"-"`
-	SourcePrefixes, DestinationPrefixes []Heavy `json:"-"`
+	Sources             []Heavy `json:"sources,omitempty"`
+	Destinations        []Heavy `json:"destinations,omitempty"`
+	Ports               []Heavy `json:"ports,omitempty"`
+	SourcePrefixes      []Heavy `json:"source_prefixes,omitempty"`
+	DestinationPrefixes []Heavy `json:"destination_prefixes,omitempty"`
 	// DistinctSources and DistinctDestinations are estimates.
-	DistinctSources, DistinctDestinations uint64
+	DistinctSources      uint64 `json:"distinct_sources,omitempty"`
+	DistinctDestinations uint64 `json:"distinct_destinations,omitempty"`
 	// SingleUseSources estimates the sources that hold just one entry: a mass
 	// of them is what forged addresses look like.
-	SingleUseSources uint64
+	SingleUseSources uint64 `json:"single_use_sources,omitempty"`
 	// HeavyError is the sketch's error bound as a share of Entries, 0 to 1.
-	HeavyError float64
+	HeavyError float64 `json:"heavy_error"`
 	// SampleError is the 95 % half-width of a share of one half, 0 to 1, that
 	// reading only a panel brings; 0 for a complete reading. It is systematic:
 	// reading the panel again does not lessen it.
-	SampleError float64
+	SampleError float64 `json:"sample_error"`
 }
 
 // Share is n as a part of the entries read, 0 to 1.
@@ -246,36 +251,38 @@ type ClassRate struct {
 
 // Snapshot is all that was read of one machine in one namespace at one time.
 type Snapshot struct {
-	Time          time.Time
-	Host          string
-	Release       string // uname -r
-	Version       KernelVersion
-	CPUs          int
-	UptimeSeconds Value
-	Netns         Netns
-	Container     string // the container runtime this process runs in, ""
+	Time          time.Time     `json:"time"`
+	Host          string        `json:"host"`
+	Release       string        `json:"release"` // uname -r
+	Version       KernelVersion `json:"version"`
+	CPUs          int           `json:"cpus,omitempty"`
+	UptimeSeconds Value         `json:"uptime_seconds,omitzero"`
+	Netns         Netns         `json:"netns"`
+	Container     string        `json:"container,omitempty"` // the container runtime this process runs in, ""
 
-	Limits   Limits
-	Timeouts Timeouts
-	Knobs    Knobs
-	Memory   Memory
-	Tracking Tracking
+	Limits   Limits   `json:"limits"`
+	Timeouts Timeouts `json:"timeouts_seconds"`
+	Knobs    Knobs    `json:"knobs"`
+	Memory   Memory   `json:"memory"`
+	Tracking Tracking `json:"tracking"`
 	// ModuleParams are the files of /sys/module/nf_conntrack/parameters.
-	ModuleParams map[string]string
+	ModuleParams map[string]string `json:"module_params,omitempty"`
 	// Sysctls are all connection-tracking keys found, by their full live name
 	// ("net.netfilter.nf_conntrack_max"), as text.
-	Sysctls map[string]string
+	Sysctls map[string]string `json:"sysctls,omitempty"`
 
-	Counters Counters
-	PerCPU   []Counters
+	Counters Counters   `json:"counters"`
+	PerCPU   []Counters `json:"per_cpu,omitempty"`
 
-	Census *Census // nil if the table could not be read or was not asked for
-	Rates  *Rates  // nil for a single reading
+	Census *Census `json:"census,omitempty"` // nil if the table could not be read or was not asked for
+	Rates  *Rates  `json:"rates,omitempty"`  // nil for a single reading
 
-	Blind []Blind
+	Blind []Blind `json:"blind,omitempty"`
 	// SelfAddresses are this namespace's own addresses, Gateways and
 	// Nameservers what it routes through and asks.
-	SelfAddresses, Gateways, Nameservers []netip.Addr
+	SelfAddresses []netip.Addr `json:"self_addresses,omitempty"`
+	Gateways      []netip.Addr `json:"gateways,omitempty"`
+	Nameservers   []netip.Addr `json:"nameservers,omitempty"`
 }
 
 // Fill is count / max, 0 to 1 and a little above; ok is false if either is
