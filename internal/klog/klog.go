@@ -19,21 +19,21 @@ type Kind uint8
 // Kinds of lines. TableFull and ExpectTableFull make episodes, Suppressed is
 // counted into them, all others are neighbours.
 const (
-	Unknown             Kind = iota
-	TableFull                // "table full, dropping packet": __nf_conntrack_alloc
-	ExpectTableFull          // "expectation table full": __nf_ct_expect_check
-	Suppressed               // "net_ratelimit: N callbacks suppressed" of the shared limiter
-	SuppressedPrivate        // the same of one function's own limiter: unrelated
-	SynFlood                 // "Possible SYN flooding on port": once for each listening socket
-	NeighbourOverflow        // "neighbor table overflow!"
-	SocketMemory             // "out of memory -- consider tuning tcp_mem", "Out of socket memory"
-	OrphanedSockets          // "too many orphaned sockets"
-	BucketsFellBack          // "falling back to vmalloc": up to 3.10
-	Loaded                   // "nf_conntrack version … (N buckets, M max)": up to 4.15
-	HelperAssignment         // automatic helper assignment is deprecated, or off
-	HelperDrop               // "nf_ct_NAME: dropping packet: …"
-	InvalidPacket            // "nf_ct_proto_N: …": nf_conntrack_log_invalid is on
-	SettingNotApplied        // systemd-sysctl or sysctl could not write a conntrack key
+	Unknown           Kind = iota
+	TableFull              // "table full, dropping packet": __nf_conntrack_alloc
+	ExpectTableFull        // "expectation table full": __nf_ct_expect_check
+	Suppressed             // "net_ratelimit: N callbacks suppressed" of the shared limiter
+	SuppressedPrivate      // the same of one function's own limiter: unrelated
+	SynFlood               // "Possible SYN flooding on port": once for each listening socket
+	NeighbourOverflow      // "neighbor table overflow!"
+	SocketMemory           // "out of memory -- consider tuning tcp_mem", "Out of socket memory"
+	OrphanedSockets        // "too many orphaned sockets"
+	BucketsFellBack        // "falling back to vmalloc": up to 3.10
+	Loaded                 // "nf_conntrack version … (N buckets, M max)": up to 4.15
+	HelperAssignment       // automatic helper assignment is deprecated, or off
+	HelperDrop             // "nf_ct_NAME: dropping packet: …"
+	InvalidPacket          // "nf_ct_proto_N: …": nf_conntrack_log_invalid is on
+	SettingNotApplied      // systemd-sysctl or sysctl could not write a conntrack key
 	numKinds
 )
 
