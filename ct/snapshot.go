@@ -152,7 +152,9 @@ type Heavy struct {
 	Entries uint64
 	Error   uint64
 	// How the entries of this one are made up. They are counted only while it
-	// is in the sketch, so each is a lower bound.
+	// is in the sketch, so each is a lower bound. Every entry counts as
+	// replied or unreplied; HalfOpen are those of TCP whose handshake is not
+	// finished (SYN_SENT, SYN_RECV, SYN_SENT2), replied or not.
 	Replied, Assured, HalfOpen, Unreplied uint64
 	// Proto and port of most of its entries, and the share of its entries
 	// that go there, 0 to 1; zero where nothing stands out.
