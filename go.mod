@@ -3,8 +3,8 @@ module github.com/ctwarden/ctwarden
 go 1.26.0
 
 require (
-	github.com/klauspost/compress v1.20.3
 	github.com/expr-lang/expr v1.17.8
+	github.com/klauspost/compress v1.20.3
 	github.com/spf13/cobra v1.10.2
 	github.com/ulikunitz/xz v0.5.17
 	golang.org/x/sys v0.49.0
