@@ -48,7 +48,9 @@ type Flow struct {
 
 	Zone, ZoneOrig, ZoneReply uint16
 
-	TCP TCPInfo
+	TCP  TCPInfo
+	SCTP SCTPInfo
+	DCCP DCCPInfo
 
 	OrigCounters, ReplyCounters DirCounters
 
@@ -66,6 +68,17 @@ type Flow struct {
 type TCPInfo struct {
 	WScaleOrig, WScaleReply uint8 // 0 to 14
 	FlagsOrig, FlagsReply   uint8 // IP_CT_TCP_FLAG_*
+}
+
+// SCTPInfo is what CTA_PROTOINFO_SCTP adds to the state.
+type SCTPInfo struct {
+	VTagOrig, VTagReply uint32 // verification tags
+}
+
+// DCCPInfo is what CTA_PROTOINFO_DCCP adds to the state, up to 6.14.
+type DCCPInfo struct {
+	Role         uint8  // of the original direction: 0 client, 1 server
+	HandshakeSeq uint64 // CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ
 }
 
 // SeqAdj is a sequence number adjustment left by a helper: CTA_SEQ_ADJ_*.
