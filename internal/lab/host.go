@@ -39,8 +39,9 @@ type Host struct {
 	// it owns no address of: answers sent to them end here in silence.
 	Spoof4, Spoof6 netip.Prefix
 
-	t  testing.TB
-	fd int // the namespace; its inode outlives the name until closed
+	t    testing.TB
+	link link // the cable that generators use
+	fd   int  // the namespace; its inode outlives the name until closed
 }
 
 var hostSerial atomic.Uint64

@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 )
@@ -72,6 +74,23 @@ func join(a, b *Host, c cable) {
 	a.IP(fmt.Sprintf("link add %s type veth peer name %s netns %s", aDev, bDev, b.Name))
 	a.plug(aDev, c.a4, c.a6)
 	b.plug(bDev, c.b4, c.b6)
+	var err1, err2 error
+	a.link, err1 = a.lookUpLink(aDev)
+	b.link, err2 = b.lookUpLink(bDev)
+	if err := errors.Join(err1, err2); err != nil {
+		a.t.Fatalf("lab: join %s and %s: %v", a.Name, b.Name, err)
+	}
+	a.link.hop, b.link.hop = b.link.own, a.link.own
+	a.know(aDev, b)
+	b.know(bDev, a)
+}
+
+// know enters a neighbour for good, so that no first packet waits for it to be
+// found.
+func (h *Host) know(dev string, neighbour *Host) {
+	mac := net.HardwareAddr(neighbour.link.own[:])
+	h.IP(fmt.Sprintf("neighbour replace %s lladdr %s dev %s nud permanent", neighbour.Addr4, mac, dev),
+		fmt.Sprintf("neighbour replace %s lladdr %s dev %s nud permanent", neighbour.Addr6, mac, dev))
 }
 
 func (h *Host) nextDev() string {
