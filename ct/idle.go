@@ -38,6 +38,15 @@ func IdleMin(f *Flow, t *Timeouts) (idle time.Duration, ok bool) {
 	return time.Duration(best) * time.Second, true
 }
 
+// IdleTimeouts appends to dst the timeouts, in seconds, that IdleMin weighs for
+// an entry of f's protocol, state and status, at most eight. They are the same
+// for all entries of one class.
+func IdleTimeouts(dst []int64, f *Flow, t *Timeouts) []int64 {
+	var c candidates
+	c.collect(f, t)
+	return append(dst, c.seconds[:c.n]...)
+}
+
 type candidates struct {
 	seconds [8]int64
 	n       int

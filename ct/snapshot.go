@@ -144,25 +144,27 @@ type Class struct {
 var IdleSteps = [4]time.Duration{time.Minute, 10 * time.Minute, time.Hour, 24 * time.Hour}
 
 // Heavy is one heavy hitter. Entries is never below the truth, and above it by
-// at most Error (Metwally's space-saving bound).
+// at most Error.
 type Heavy struct {
 	Prefix  netip.Prefix // an address as /32 or /128; unset for ports
 	Proto   Proto        // for ports
 	Port    uint16       // for ports
 	Entries uint64
 	Error   uint64
-	// How the entries of this one are made up. They are counted only while it
-	// is in the sketch, so each is a lower bound. Every entry counts as
-	// replied or unreplied; HalfOpen are those of TCP whose handshake is not
-	// finished (SYN_SENT, SYN_RECV, SYN_SENT2), replied or not.
+	// How the entries of this one are made up: exact where as few entries were
+	// read as are kept (a panel), otherwise told from a uniform sample of them
+	// and scaled. Every entry counts as replied or unreplied; HalfOpen are
+	// those of TCP whose handshake is not finished (SYN_SENT, SYN_RECV,
+	// SYN_SENT2), replied or not.
 	Replied, Assured, HalfOpen, Unreplied uint64
-	// Proto and port of most of its entries, and the share of its entries
-	// that go there, 0 to 1; zero where nothing stands out.
+	// The destination, protocol and port, of most of its entries, and the share
+	// of its entries that go there, 0 to 1; zero where nothing stands out.
 	MainProto     Proto
 	MainPort      uint16
 	MainPortShare float64
-	// DistinctPeers and DistinctPorts estimate how many different addresses
-	// and ports stand on the other side of its entries.
+	// DistinctPeers estimates how many different addresses stand on the other
+	// side of its entries (for a port, how many sources), DistinctPorts how
+	// many different destination ports they have.
 	DistinctPeers, DistinctPorts uint64
 }
 
