@@ -1,0 +1,320 @@
+package sim
+
+import "github.com/ctwarden/ctwarden/ct"
+
+// Flight is a packet between [Table.In] and [Table.Confirm]: on its way through
+// the host. It must be used up by one of Confirm and Abandon, once.
+type Flight struct {
+	verdict Verdict
+	info    Info
+	reply   bool
+	pending bool // the entry is unconfirmed
+	entry   int32
+	hash    uint32 // of the original tuple, before NAT
+}
+
+// Packet tracks a packet from its entry into the host to its exit. Use In and
+// Confirm for packets that are in flight at the same time.
+func (t *Table) Packet(at Time, p *Packet) Result {
+	f := t.In(at, p)
+	if f.pending && p.Flags&FlagDropped != 0 {
+		return t.Abandon(f)
+	}
+	return t.Confirm(at, f)
+}
+
+// In does what happens at the first hook: finding the entry or making one, the
+// protocol's tracker, destination NAT (nf_conntrack_in).
+func (t *Table) In(at Time, p *Packet) Flight {
+	t.Advance(at)
+	if p.Flags&FlagUntracked != 0 {
+		return Flight{verdict: Untracked}
+	}
+	if p.Flags&FlagNoL4 != 0 || p.Tuple.Proto == ct.GRE && p.Flags&FlagMalformed != 0 {
+		t.counters.Invalid++
+		return Flight{verdict: Invalid}
+	}
+	if p.Tuple.Proto.IsICMP() {
+		if f, done := t.icmpControl(p); done {
+			return f
+		}
+	}
+	z := zones(p)
+	var k key
+	t.pack(&k, &p.Tuple, z[orig])
+	f := t.track(&k, z[reply], p)
+	if f.pending && t.nat.on {
+		t.natDestination(&f)
+	}
+	return f
+}
+
+// zones returns the packet's zone for each direction of its flow.
+func zones(p *Packet) [2]uint16 {
+	switch p.ZoneDir {
+	case ZoneOrig:
+		return [2]uint16{p.Zone, 0}
+	case ZoneReply:
+		return [2]uint16{0, p.Zone}
+	}
+	return [2]uint16{p.Zone, p.Zone}
+}
+
+// outcome is what a protocol's tracker says of a packet.
+type outcome uint8
+
+const (
+	accept  outcome = iota
+	invalid         // -NF_ACCEPT: passes without its entry
+	repeat          // -NF_REPEAT: the entry is gone, look up again
+	killed          // accepted, but the entry is gone
+)
+
+func (t *Table) track(k *key, replyZone uint16, p *Packet) Flight {
+	for {
+		h := t.hash(k)
+		link := t.lookup(k, h, replyZone)
+		f := Flight{hash: h}
+		if link == 0 {
+			r, ok := k.invert()
+			if !ok {
+				t.counters.Invalid++
+				return Flight{verdict: Invalid}
+			}
+			i := t.alloc(h)
+			if i == 0 {
+				t.counters.Drop++
+				return Flight{verdict: Refused}
+			}
+			r = r.withZone(replyZone)
+			t.setKeys(i, k, &r)
+			t.entries[i].tag = p.Tag
+			link = i << 1
+			f.pending = true
+		}
+		f.entry, f.reply = link>>1, link&1 == reply
+		if f.reply || t.entries[f.entry].has(ct.StatusSeenReply) {
+			f.info = InfoEstablished
+		}
+		switch t.handle(&t.entries[f.entry], int(link&1), p) {
+		case accept:
+			e := &t.entries[f.entry]
+			if f.reply {
+				e.set(ct.StatusSeenReply)
+			}
+			t.account(&f, p)
+			return f
+		case killed:
+			t.destroy(f.entry, CauseReset)
+			f.entry = 0
+			return f
+		case repeat:
+			t.destroy(f.entry, CauseReopened)
+			if t.rules.reopenIsInvalid {
+				t.counters.Invalid++
+			}
+		case invalid:
+			if f.pending {
+				t.release(f.entry)
+			}
+			t.counters.Invalid++
+			return Flight{verdict: Invalid}
+		}
+	}
+}
+
+func (t *Table) lookup(k *key, h uint32, replyZone uint16) int32 {
+	if l := t.find(k, h); l != 0 || replyZone == k.zone() {
+		return l
+	}
+	other := k.withZone(replyZone)
+	return t.find(&other, t.hash(&other))
+}
+
+// handle runs the tracker of the flow's protocol (nf_conntrack_handle_packet).
+func (t *Table) handle(e *entry, dir int, p *Packet) outcome {
+	switch e.proto() {
+	case ct.TCP:
+		return t.tcpPacket(e, dir, p)
+	case ct.UDP:
+		return t.udpPacket(e, p)
+	case ct.ICMP, ct.ICMPv6:
+		return t.icmpPacket(e)
+	case ct.UDPLite:
+		return t.udplitePacket(e, p)
+	case ct.SCTP:
+		return t.sctpPacket(e, dir, p)
+	case ct.GRE:
+		return t.grePacket(e)
+	case ct.DCCP:
+		if t.rules.dccp {
+			return t.dccpPacket(e, dir, p)
+		}
+	}
+	e.refresh(t.jiffies, t.timeouts[ct.TimeoutGeneric])
+	return accept
+}
+
+// account counts the packet where accounting was on at the entry's birth.
+func (t *Table) account(f *Flight, p *Packet) {
+	if int(f.entry) < len(t.acct) {
+		d := &t.acct[f.entry].dir[b2i(f.reply)]
+		d.Packets++
+		d.Bytes += uint64(p.Length)
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Abandon drops the packet on its way, by a rule for example. An unconfirmed
+// entry is freed.
+func (t *Table) Abandon(f Flight) Result {
+	if f.pending {
+		t.release(f.entry)
+		f.entry = 0
+	}
+	return f.result(false)
+}
+
+// Confirm does what happens at the last hook: source NAT, and putting a new
+// entry into the table, where it may lose against one that came first
+// (__nf_conntrack_confirm).
+func (t *Table) Confirm(at Time, f Flight) Result {
+	if !f.pending {
+		return f.result(false)
+	}
+	t.Advance(at)
+	if t.nat.on {
+		t.natSource(&f)
+	}
+	i := f.entry
+	e := &t.entries[i]
+	o, r := t.key(e, orig), t.key(e, reply)
+	rh := t.hash(&r)
+	ob, rb := t.bucket(f.hash), t.bucket(rh)
+	winner, long := t.scan(&o, &r, ob, rb)
+	switch {
+	case long:
+		t.counters.ChainTooLong++
+		t.counters.InsertFailed++
+	case winner != 0:
+		return t.resolveClash(f, winner, &o, &r, rb)
+	default:
+		e.deadline += t.jiffies
+		t.push(ob, i<<1)
+		t.push(rb, i<<1|reply)
+		e.set(ct.StatusConfirmed)
+		t.nat.remember(t, i)
+		t.emit(i, EventNew, CauseNone)
+		return f.result(true)
+	}
+	t.release(i)
+	return Result{Verdict: Lost}
+}
+
+func (f *Flight) result(created bool) Result {
+	return Result{Verdict: f.verdict, Info: f.info, Reply: f.reply, Created: created, Entry: ID(f.entry)}
+}
+
+// scan walks both chains for an entry that has one of the tuples already, and
+// measures them against this insertion's limit. Expired entries count.
+func (t *Table) scan(o, r *key, ob, rb uint32) (winner int32, long bool) {
+	limit := uint32(1 << 31)
+	if t.rules.spanChain != 0 {
+		limit = t.rules.minChain + t.uniform(t.rules.spanChain)
+	}
+	if winner, long = t.scanChain(o, ob, limit); winner != 0 || long {
+		return winner, long
+	}
+	return t.scanChain(r, rb, limit)
+}
+
+func (t *Table) scanChain(k *key, b, limit uint32) (winner int32, long bool) {
+	n := uint32(0)
+	for l := t.heads[b]; l != 0; l = t.entries[l>>1].next[l&1] {
+		if t.same(l, k) {
+			return l, false
+		}
+		if n > limit {
+			return 0, true
+		}
+		n++
+	}
+	return 0, false
+}
+
+// same reports whether a link stands for the key.
+func (t *Table) same(l int32, k *key) bool {
+	e := &t.entries[l>>1]
+	if e.ports != k.ports && e.side == 0 && l&1 == orig || e.proto() != k.proto() {
+		return false
+	}
+	return t.key(e, int(l&1)) == *k
+}
+
+// allowsClash reports whether the protocol's packets survive a lost race.
+func (t *Table) allowsClash(p ct.Proto) bool {
+	switch p {
+	case ct.UDP, ct.UDPLite:
+		return true
+	case ct.TCP, ct.SCTP, ct.ICMP, ct.ICMPv6:
+		return false
+	case ct.DCCP:
+		if t.rules.dccp {
+			return false
+		}
+	}
+	return t.rules.clashGREGeneric
+}
+
+// resolveClash deals with a packet whose entry was made by another packet
+// meanwhile: the packet joins that entry, or its own entry lives for a second
+// in the reply direction only, or it is dropped (nf_ct_resolve_clash).
+func (t *Table) resolveClash(f Flight, winner int32, o, r *key, rb uint32) Result {
+	if !t.allowsClash(o.proto()) {
+		return t.lose(f)
+	}
+	if t.canMerge(winner>>1, o, r) {
+		return t.merge(f, winner)
+	}
+	if !t.rules.natClash {
+		return t.lose(f)
+	}
+	if w, _ := t.scanChain(r, rb, 1<<31); w != 0 {
+		if t.canMerge(w>>1, o, r) {
+			return t.merge(f, w)
+		}
+		return t.lose(f)
+	}
+	e := &t.entries[f.entry]
+	e.deadline = t.jiffies + uint32(t.knobs.HZ)
+	e.set(ct.StatusFixedTimeout | ct.StatusNATClash | ct.StatusConfirmed)
+	t.push(rb, f.entry<<1|reply)
+	t.counters.ClashResolve++
+	return f.result(true)
+}
+
+func (t *Table) canMerge(i int32, o, r *key) bool {
+	e := &t.entries[i]
+	eo, er := t.key(e, orig), t.key(e, reply)
+	return eo == *o && er == *r || t.rules.clashReverse && eo == *r && er == *o
+}
+
+func (t *Table) merge(f Flight, winner int32) Result {
+	t.release(f.entry)
+	f.entry = winner >> 1
+	t.counters.ClashResolve++
+	return f.result(false)
+}
+
+func (t *Table) lose(f Flight) Result {
+	t.release(f.entry)
+	t.counters.Drop++
+	t.counters.InsertFailed++
+	return Result{Verdict: Lost}
+}
