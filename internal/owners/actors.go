@@ -1,0 +1,77 @@
+package owners
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"time"
+)
+
+func setDuration(dst *int64, s string) {
+	if d, err := time.ParseDuration(s); err == nil {
+		*dst = int64(d / time.Second)
+	}
+}
+
+// known are programs that own connection-tracking state or values.
+var known = []struct{ process, name, does string }{
+	{"kube-proxy", "kube-proxy", "raises max, buckets and two TCP timeouts when it starts; deletes entries of removed endpoints"},
+	{"dockerd", "Docker", "needs connection tracking for published ports and masquerading; never untrack its traffic"},
+	{"containerd", "containerd", "runs containers whose namespaces have tables of their own under the one global max"},
+	{"firewalld", "firewalld", "reloads its rules, and with its modprobe hook re-applies conntrack settings when the module is loaded"},
+	{"tuned", "TuneD", "applies the settings of its profile when it starts"},
+	{"conntrackd", "conntrackd", "replicates entries, deletions too, to its peer: whatever is evicted here is evicted there"},
+	{"ovs-vswitchd", "Open vSwitch", "tracks in zones of its own without hooks; its zones are not ours to touch"},
+	{"cilium-agent", "Cilium", "keeps a connection table of its own in BPF maps; nf_conntrack may see only part of the traffic"},
+	{"calico-node", "Calico", "uses zones and marks of its own; in BPF mode keeps a table of its own"},
+	{"antrea-agent", "Antrea", "tracks in OVS zones of its own"},
+	{"keepalived", "keepalived", "with IPVS and conntrack=1 its services depend on entries"},
+	{"puppet", "Puppet", "may rewrite the files it manages"},
+	{"chef-client", "Chef", "may rewrite the files it manages"},
+}
+
+func actors(m *Machine) []Actor {
+	var out []Actor
+	for _, k := range known {
+		for _, p := range m.Processes {
+			if p.Name == k.process || len(p.Args) > 0 && path.Base(p.Args[0]) == k.process {
+				out = append(out, Actor{Name: k.name, Seen: fmt.Sprintf("process %d, %s", p.Pid, k.process), Does: k.does})
+				break
+			}
+		}
+	}
+	return out
+}
+
+func isKubeProxy(p Process) bool {
+	if p.Name == "kube-proxy" {
+		return true
+	}
+	for _, a := range p.Args[:min(2, len(p.Args))] {
+		if path.Base(a) == "kube-proxy" {
+			return true
+		}
+	}
+	return false
+}
+
+// commandLineStage reads sysctl.KEY=VALUE of the kernel command line, which
+// the kernel writes once before init starts (5.8 and later, do_sysctl_args).
+func commandLineStage(m *Machine) []Assignment {
+	var out []Assignment
+	for _, w := range strings.Fields(m.CommandLine) {
+		rest, ok := strings.CutPrefix(w, "sysctl.")
+		if !ok {
+			rest, ok = strings.CutPrefix(w, "sysctl/")
+		}
+		k, v, eq := strings.Cut(rest, "=")
+		if !ok || !eq {
+			continue
+		}
+		if key, ours := canon(k); ours {
+			out = append(out, Assignment{Stage: StageCommandLine, Owner: "kernel command line", File: "/proc/cmdline",
+				Written: k, Key: key, Value: v})
+		}
+	}
+	return out
+}

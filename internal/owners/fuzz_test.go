@@ -1,0 +1,46 @@
+package owners
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
+)
+
+// FuzzFiles feeds one text to every reader of configuration; none may panic,
+// and whatever wins must be a number.
+func FuzzFiles(f *testing.F) {
+	for _, s := range []string{
+		"net.netfilter.nf_conntrack_max = 5\n", "-net.*=1\n-x\n\\\n=", "options nf_conntrack hashsize=0x10 \\\n",
+		"install nf_conntrack sysctl --pattern '[' --system", "[main]\ninclude=x,y\n[sysctl]\nnet.nf_conntrack_max=>3",
+		"linux:\n  conntrack: {min: 3}", `SUBSYSTEM=="module", KERNEL=="nf_c*|x", RUN+="systemd-sysctl --prefix=net"`,
+		"echo 5 > /proc/sys/net/nf_conntrack_max", "ENABLED=yes\nIPT_SYSCTL=/f",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		root := t.TempDir()
+		for _, name := range []string{"etc/sysctl.d/a.conf", "etc/modprobe.d/a.conf", "etc/modules-load.d/a.conf", "etc/udev/rules.d/a.rules",
+			"etc/tuned/active_profile", "etc/tuned/x/tuned.conf", "etc/rc.local", "etc/crontab", "etc/ufw/ufw.conf", "etc/default/ufw", "f"} {
+			p := filepath.Join(root, name)
+			if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tree := rootfs.Tree{Root: root}
+		r := Analyze(Machine{Files: tree, BuiltIn: ct.No, CommandLine: text, CPUs: 1 << 30, Init: InitSystemd,
+			Live:      map[string]string{maxKey: "1", bucketsKey: "1"},
+			Processes: []Process{{Pid: 1, Name: "kube-proxy", Args: []string{"kube-proxy", "--config=/f", text}, Files: tree}}})
+		for _, s := range r.Settings {
+			if s.Winner >= len(s.Assignments) || s.Winner >= 0 && s.Assignments[s.Winner].Effect != Wins {
+				t.Errorf("winner %d of %+v", s.Winner, s)
+			}
+		}
+		_ = r.Describe()
+	})
+}
