@@ -1,13 +1,20 @@
 package owners
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/ctwarden/ctwarden/ct"
-	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
 )
+
+// everywhere is a tree in which every file holds the same text.
+type everywhere string
+
+func (e everywhere) ReadFile(string) ([]byte, error) { return []byte(e), nil }
+func (everywhere) List(string) ([]string, error) {
+	return []string{"a.conf", "a.rules", "tuned.conf"}, nil
+}
+func (everywhere) Resolve(name string) (string, error) { return name, nil }
+func (everywhere) Exists(string) bool                  { return true }
 
 // FuzzFiles feeds one text to every reader of configuration; none may panic,
 // and whatever wins must be a number.
@@ -21,18 +28,7 @@ func FuzzFiles(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		root := t.TempDir()
-		for _, name := range []string{"etc/sysctl.d/a.conf", "etc/modprobe.d/a.conf", "etc/modules-load.d/a.conf", "etc/udev/rules.d/a.rules",
-			"etc/tuned/active_profile", "etc/tuned/x/tuned.conf", "etc/rc.local", "etc/crontab", "etc/ufw/ufw.conf", "etc/default/ufw", "f"} {
-			p := filepath.Join(root, name)
-			if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		tree := rootfs.Tree{Root: root}
+		tree := everywhere(text)
 		r := Analyze(Machine{Files: tree, BuiltIn: ct.No, CommandLine: text, CPUs: 1 << 30, Init: InitSystemd,
 			Live:      map[string]string{maxKey: "1", bucketsKey: "1"},
 			Processes: []Process{{Pid: 1, Name: "kube-proxy", Args: []string{"kube-proxy", "--config=/f", text}, Files: tree}}})
