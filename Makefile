@@ -1,10 +1,39 @@
 GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+# Tests and scripts start go themselves; sudo may have taken it from PATH.
+export PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
+export GO
 
-.PHONY: build test quick
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+BENCH ?= .
+
+.PHONY: build deps quick test lint fuzz bench bench-once
 build:
 	CGO_ENABLED=0 $(GO) build -o bin/ctwarden ./cmd/ctwarden
 
+# What the tests need besides Go; quick when all is there.
+deps:
+	@scripts/deps.sh
+
+# After every edit: under a minute, no root.
 quick:
 	$(GO) vet ./... && $(GO) test -short ./...
 
-test: quick
+# Everything; this is what CI runs. As root, or with sudo that asks nothing,
+# for the tests against the running kernel.
+test:
+	@scripts/test.sh
+
+lint:
+	$(GO) run $(GOLANGCI) run
+
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+bench:
+	scripts/bench.sh $(BENCHTIME) '$(BENCH)'
+
+# Every benchmark once, so that none can rot.
+bench-once:
+	scripts/bench.sh 1x

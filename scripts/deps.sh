@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs what the tests need besides Go, on Debian and Ubuntu. Does nothing
+# when all is there. Without root and without sudo it says what is missing; the
+# tests that need it skip then.
+set -euo pipefail
+
+# command → package
+needed="ip:iproute2 nft:nftables conntrack:conntrack nginx:nginx-light wrk:wrk
+tc:iproute2 iptables:iptables ipset:ipset qemu-system-x86_64:qemu-system-x86
+modprobe:kmod"
+
+PATH="$PATH:/usr/sbin:/sbin"
+packages=()
+for pair in $needed; do
+	command=${pair%%:*} package=${pair#*:}
+	command -v "$command" >/dev/null || packages+=("$package")
+done
+[ ${#packages[@]} -gt 0 ] || exit 0
+mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+
+sudo=()
+if [ "$(id -u)" != 0 ]; then
+	if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+		echo "deps: missing ${packages[*]}; as root: apt-get install ${packages[*]}" >&2
+		exit 0
+	fi
+	sudo=(sudo -n)
+fi
+if ! command -v apt-get >/dev/null; then
+	echo "deps: missing ${packages[*]}, and there is no apt-get to install them" >&2
+	exit 0
+fi
+echo "deps: installing ${packages[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get -q update >/dev/null
+# Services that a package would start have no business on a test machine.
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+	trap '"${sudo[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
+	printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee /usr/sbin/policy-rc.d >/dev/null
+	"${sudo[@]}" chmod +x /usr/sbin/policy-rc.d
+fi
+"${sudo[@]}" apt-get -q -y --no-install-recommends install "${packages[@]}" >/dev/null

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for a while: fuzz.sh 10s
+set -euo pipefail
+time=${1:-10s}
+go=${GO:-go}
+status=0
+while IFS=: read -r file _ line; do
+	target=$(sed -E 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/' <<<"$line")
+	dir=./$(dirname "$file")
+	if out=$("$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -parallel 2 "$dir" 2>&1); then
+		printf 'ok    %-40s %s\n' "$dir $target" "$(grep -oE 'execs: [0-9]+' <<<"$out" | tail -1)"
+	else
+		printf '%s\nFAIL  %s\n' "$out" "$dir $target"
+		status=1
+	fi
+done < <(git ls-files '*_test.go' | xargs grep -nE '^func Fuzz[A-Za-z0-9_]*\(')
+exit $status
