@@ -1,0 +1,115 @@
+package diagnose
+
+import (
+	"fmt"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/report"
+)
+
+// floodAssured: connections that finished their handshake and then fell
+// silent. The kernel never evicts them, so they hold the table for days.
+func floodAssured(f *facts) []finding {
+	share := f.share(lasting)
+	if !f.composed || share < majority || !(f.full || f.near || f.evicting) {
+		return nil
+	}
+	quiet := f.quietness()
+	src, named := f.heaviest(f.c.Sources)
+	named = named && src.share >= oneSourceShare && src.of(src.Assured) >= majority
+	many := f.c.DistinctSources > 0 && float64(f.estimate(share))/float64(f.c.DistinctSources) >= botConnections
+	if quiet == "" || f.agedShare() >= majority || !named && !many {
+		return nil
+	}
+	sev, _ := f.severity(share)
+	fd := finding{cause: report.CauseAttack, confidence: report.Medium,
+		explains: append([]string{codeOneSource, codeEarlyDropDefeated}, symptoms...)}
+	fd.Severity = sev
+	fd.Title = fmt.Sprintf("%s of the table are connections that finished their handshake and then fell silent", pct(share))
+	fd.Figures = map[string]any{"share": round3(share), "entries": f.estimate(share), "distinct_sources": f.c.DistinctSources}
+	fd.Evidence = append(fd.Evidence, quiet)
+	where := f.target(&fd)
+	fd.clause = fmt.Sprintf("silent connections%s that finished their handshake make up %s of it", where, pct(share))
+	switch {
+	case named:
+		fd.clause = fmt.Sprintf("%s holds %s of it with silent connections%s that finished their handshake", f.hostName(src), pct(src.share), where)
+		fd.Figures["source"] = src.addr().String()
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s, %s, holds at least %s entries; it completed handshakes, so the address is real.",
+			src.addr(), f.who(src.addr()), num(f.estimate(src.share))))
+		fd.doubts = append(fd.doubts, f.behind(src))
+	case many:
+		fd.clause += ", from " + plural(f.c.DistinctSources, "address", "addresses")
+		fd.doubts = append(fd.doubts, "so few addresses may be proxies or load balancers, behind which are your users")
+	}
+	fd.Evidence = append(fd.Evidence, "The kernel never evicts them, and shorter timeouts do not reach them until their next packet, which never comes.")
+	fd.Remedies = f.assuredRemedies(src, named)
+	return []finding{fd}
+}
+
+// quietness says how it is known that the lasting entries are unused, "" if
+// it is not known or not so.
+func (f *facts) quietness() string {
+	if known, idle := f.idle(0); known > 0 && f.c.Share(idle) >= majority {
+		return fmt.Sprintf("%s of the entries have been silent for a minute or more.", pct(f.c.Share(idle)))
+	}
+	if r := f.s.Rates; r != nil && r.Panel && r.Rearmed <= quietRearmed {
+		return fmt.Sprintf("Only %s of the entries saw a packet within %s.", pct(r.Rearmed), span(f.interval))
+	}
+	return ""
+}
+
+// idle sums up, over lasting entries, those whose idle time is known and those
+// that were idle for at least a step of [ct.IdleSteps].
+func (f *facts) idle(step int) (known, over uint64) {
+	for _, cl := range f.c.Classes {
+		if lasting(cl.ClassKey) {
+			known += cl.IdleKnown
+			over += cl.IdleOver[step]
+		}
+	}
+	return known, over
+}
+
+// agedShare is the share of entries that are lasting and idle for an hour.
+func (f *facts) agedShare() float64 {
+	_, over := f.idle(2)
+	return f.c.Share(over)
+}
+
+func (f *facts) hostName(h holder) string {
+	if f.isSelf(h.addr()) {
+		return "this machine itself (" + h.addr().String() + ")"
+	}
+	return "one host, " + h.addr().String() + ","
+}
+
+func (f *facts) assuredRemedies(src holder, named bool) []report.Remedy {
+	out := append([]report.Remedy{admin()}, f.raiseMax()...)
+	if named && !f.isSelf(src.addr()) {
+		a := src.addr().String()
+		out = append(out, report.Remedy{When: report.Now,
+			What: fmt.Sprintf("If %s is no proxy, load balancer or NAT of yours: refuse it new connections, then remove its entries.", a),
+			Commands: []string{
+				"nft add table inet cutoff",
+				"nft add chain inet cutoff pre '{ type filter hook prerouting priority -310; policy accept; }'",
+				fmt.Sprintf("nft add rule inet cutoff pre %s saddr %s tcp flags '& (fin|syn|rst|ack) == syn' counter drop", nftFamily(src), a),
+				f.within("conntrack -D -p tcp --state ESTABLISHED -s " + a),
+			},
+			Cost: "the removal takes about 10 s for a million entries",
+			Risk: "every connection of that address ends, also what is genuine; others are not touched",
+			Undo: []string{"nft delete table inet cutoff"}})
+	}
+	const risk = "connections that stay silent longer than this lose their entry: databases, SSH and MQTT without keepalives; behind NAT for good. Never below 7,440 s"
+	out = append(out, f.setTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)
+	out = append(out, f.keepTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)
+	return append(out, report.Remedy{When: report.ForGood,
+		What: "Let the server close silent connections (its own idle or header timeout): a closed connection leaves the table within two minutes.",
+		Risk: "clients that wait longer must reconnect"})
+}
+
+func nftFamily(h holder) string {
+	if h.addr().Is4() {
+		return "ip"
+	}
+	return "ip6"
+}

@@ -1,0 +1,187 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ctwarden/ctwarden/ct"
+)
+
+// WriteText writes the report for people: the verdict first, then what it
+// rests on, what to do now and for good, and what could not be seen.
+func (r *Report) WriteText(w io.Writer, st Style) error {
+	if st.Width <= 0 {
+		st.Width = 80
+	}
+	st.Width = min(max(st.Width, 40), 100)
+	t := &textFace{r: r, st: st}
+	t.verdict()
+	t.where()
+	t.findings()
+	t.remedies(Now, "What to do now")
+	t.remedies(ForGood, "What to do for good")
+	t.blind()
+	_, err := w.Write(t.b.Bytes())
+	return err
+}
+
+type textFace struct {
+	r  *Report
+	st Style
+	b  bytes.Buffer
+}
+
+func (t *textFace) para(text, first, rest string) {
+	t.b.WriteString(wrap(clean(text), first, rest, t.st.Width))
+}
+
+func (t *textFace) heading(s string) { fmt.Fprintf(&t.b, "\n%s\n", t.st.paint(bold, s)) }
+
+func (t *textFace) verdict() {
+	word, colour := "FINE", green
+	switch t.r.Worst() {
+	case Critical:
+		word, colour = "CRITICAL", red
+	case Warning:
+		word, colour = "WARNING", yellow
+	case Notice:
+		if t.r.Verdict.Cause != CauseNone {
+			word, colour = "NOTICE", cyan
+		}
+	}
+	if word == "FINE" && t.r.Verdict.Cause == CauseUnknown {
+		word, colour = "UNKNOWN", cyan
+	}
+	text := wrap(clean(t.r.Verdict.Text), word+": ", "", t.st.Width)
+	t.b.WriteString(t.st.paint(colour, word))
+	t.b.WriteString(t.st.paint(bold, strings.TrimSuffix(strings.TrimPrefix(text, word), "\n")) + "\n")
+	v := t.r.Verdict
+	line := fmt.Sprintf("Cause: %s. Confidence: %s", v.Cause, v.Confidence)
+	if len(v.Doubts) > 0 {
+		line += ", because " + strings.Join(v.Doubts, "; ")
+	}
+	t.para(line+".", "", "")
+}
+
+// where says which machine, namespace and moment the report is about.
+func (t *textFace) where() {
+	var parts []string
+	if t.r.Host != "" {
+		parts = append(parts, "host "+t.r.Host)
+	}
+	if t.r.Kernel != "" {
+		parts = append(parts, "kernel "+t.r.Kernel)
+	}
+	if n := t.r.Netns; n.Inode != 0 {
+		parts = append(parts, "network namespace "+NetnsName(n))
+	}
+	if s := t.r.Snapshot; s != nil && s.Rates != nil {
+		parts = append(parts, fmt.Sprintf("watched for %.1f s", s.Rates.Interval.Seconds()))
+	}
+	if t.r.Snapshot == nil {
+		parts = append(parts, "from logs alone")
+	}
+	parts = append(parts, t.r.Time.UTC().Format("2006-01-02 15:04:05 UTC"))
+	t.para(strings.Join(parts, ", "), "", "")
+}
+
+// NetnsName names a namespace for people: what it was asked for by, whose it
+// is, and its number as ls -l /proc/PID/ns/net shows it.
+func NetnsName(n ct.Netns) string {
+	s := fmt.Sprintf("net:[%d]", n.Inode)
+	switch {
+	case n.Name != "":
+		s = n.Name + " (" + s + ")"
+	case n.Initial == ct.Yes:
+		s = "of the host (" + s + ")"
+	}
+	if n.Owner != "" {
+		s += " of " + n.Owner
+	}
+	return s
+}
+
+func (t *textFace) findings() {
+	var shown []Finding
+	for _, f := range t.r.Findings {
+		if f.Code != "cannot-see" {
+			shown = append(shown, f)
+		}
+	}
+	if len(shown) == 0 {
+		return
+	}
+	t.heading("What was found")
+	for i, f := range shown {
+		if i > 0 && len(f.Evidence) > 0 {
+			t.b.WriteByte('\n')
+		}
+		t.finding(f)
+	}
+}
+
+func (t *textFace) finding(f Finding) {
+	label := fmt.Sprintf("%-8s  ", f.Severity)
+	body := wrap(clean(f.Title)+" ["+f.Code+"]", label, "          ", t.st.Width)
+	t.b.WriteString(t.st.paint(severityColour(f.Severity), label))
+	t.b.WriteString(strings.TrimPrefix(body, label))
+	if f.ExplainedBy != "" {
+		t.para("follows from "+f.ExplainedBy, "          ", "          ")
+	}
+	for _, e := range f.Evidence {
+		t.para(e, "          - ", "            ")
+	}
+}
+
+// remedies prints each remedy once, in the order of the findings, so that
+// those for the cause come first.
+func (t *textFace) remedies(when When, heading string) {
+	seen := make(map[string]bool)
+	n := 0
+	for _, f := range t.r.Findings {
+		for _, rem := range f.Remedies {
+			if rem.When != when || seen[rem.What] {
+				continue
+			}
+			seen[rem.What] = true
+			if n++; n == 1 {
+				t.heading(heading)
+			}
+			t.remedy(n, rem)
+		}
+	}
+}
+
+func (t *textFace) remedy(n int, rem Remedy) {
+	t.para(rem.What, fmt.Sprintf("%2d. ", n), "    ")
+	t.commands("", rem.Commands)
+	if rem.Cost != "" {
+		t.para("Cost: "+rem.Cost, "    ", "    ")
+	}
+	t.para("Risk: "+rem.Risk, "    ", "    ")
+	t.commands("Undo: ", rem.Undo)
+}
+
+// commands prints command lines whole, however long: they are to be pasted.
+func (t *textFace) commands(label string, lines []string) {
+	for _, c := range lines {
+		fmt.Fprintf(&t.b, "      %s%s\n", label, t.st.paint(cyan, clean(c)))
+		label = strings.Repeat(" ", len(label))
+	}
+}
+
+func (t *textFace) blind() {
+	if len(t.r.Blind) == 0 {
+		return
+	}
+	t.heading("What could not be seen")
+	for _, b := range t.r.Blind {
+		line := b.What + ": " + b.Why
+		if b.How != "" {
+			line += ". To see it: " + b.How
+		}
+		t.para(line, "  - ", "    ")
+	}
+}
