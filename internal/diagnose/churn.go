@@ -28,7 +28,7 @@ func shortConnectionChurn(f *facts) []finding {
 	f.churner(&fd)
 	f.birthRate(&fd)
 	const risk = "none worth naming on a server; behind NAT a port may be used again a little sooner"
-	fd.Remedies = append(f.raiseMax(), f.setTimeout(ct.TimeoutTCPTimeWait, 30, risk)...)
+	fd.Remedies = append(f.room(), f.setTimeout(ct.TimeoutTCPTimeWait, 30, risk)...)
 	fd.Remedies = append(fd.Remedies, f.keepTimeout(ct.TimeoutTCPTimeWait, 30, risk)...)
 	fd.Remedies = append(fd.Remedies, report.Remedy{When: report.ForGood,
 		What: "Let clients and proxies keep connections open and use them again (HTTP keep-alive, connection pools).",
@@ -71,7 +71,7 @@ func (f *facts) churner(fd *finding) {
 	fd.Figures["source_share"] = round3(src.share)
 	fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s, %s, opened %s of them.", src.addr(), f.who(src.addr()), pct(src.share)))
 	if note := f.behind(src); note != "" {
-		fd.doubts = append(fd.doubts, note)
+		fd.Evidence = append(fd.Evidence, note+": do not cut it off unseen.")
 	}
 }
 
@@ -133,7 +133,7 @@ func (f *facts) udpKept() string {
 }
 
 func (f *facts) dnsRemedies() []report.Remedy {
-	out := f.raiseMax()
+	out := f.room()
 	const risk = "an answer that takes longer is no longer recognised as one; other UDP protocols with longer pauses need keepalives"
 	out = append(out, f.setTimeout(ct.TimeoutUDP, 15, risk)...)
 	out = append(out, f.keepTimeout(ct.TimeoutUDP, 15, risk)...)

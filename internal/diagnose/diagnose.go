@@ -90,8 +90,12 @@ func Run(in Input) *report.Report {
 	for _, c := range registry {
 		for _, fd := range c.find(f) {
 			fd.Code = c.code
+			fd.Title = sentence(fd.Title)
 			if fd.Evidence == nil {
 				fd.Evidence = []string{}
+			}
+			for i, e := range fd.Evidence {
+				fd.Evidence[i] = sentence(e)
 			}
 			if fd.Remedies == nil {
 				fd.Remedies = []report.Remedy{}

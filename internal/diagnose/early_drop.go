@@ -14,16 +14,16 @@ func earlyDropActive(f *facts) []finding {
 	}
 	fd := finding{}
 	fd.Severity = report.Warning
-	fd.Title = fmt.Sprintf("The kernel evicts unanswered entries to admit new ones: %s", rate(f.perSecond(f.evicted)))
+	fd.Title = fmt.Sprintf("The kernel evicts entries that are not assured yet to admit new ones: %s", rate(f.perSecond(f.evicted)))
 	fd.Figures = map[string]any{"evicted_entries": f.evicted, "interval_seconds": round3(f.interval.Seconds())}
-	fd.Evidence = []string{fmt.Sprintf("early_drop grew by %s in %s. Nothing of this is in the log.", num(f.evicted), span(f.interval))}
+	fd.Evidence = []string{fmt.Sprintf("The counter early_drop grew by %s in %s. Nothing of this is in the log.", num(f.evicted), span(f.interval))}
 	if f.refused == 0 {
 		fd.Evidence = append(fd.Evidence, "Nobody was refused; but handshakes that were genuine and slow are evicted with the rest.")
 	}
 	if f.s.Tracking.NAT == ct.Yes {
 		fd.Evidence = append(fd.Evidence, "This machine translates addresses: a half-open connection that loses its entry breaks.")
 	}
-	fd.Remedies = f.raiseMax()
+	fd.Remedies = f.room()
 	return []finding{fd}
 }
 
@@ -37,39 +37,42 @@ func earlyDropDefeated(f *facts) []finding {
 	l := f.s.Limits
 	fd := finding{}
 	fd.Severity = report.Critical
-	fd.Title = fmt.Sprintf("The kernel rarely finds an entry to evict: a new connection gets in with %s", pct(f.odds))
+	fd.Title = "The kernel finds nothing to evict: hardly any newcomer gets in"
+	if f.odds >= 0.005 {
+		fd.Title = fmt.Sprintf("The kernel finds an entry to evict for %s of the newcomers only", pct(f.odds))
+	}
 	fd.Figures = map[string]any{"odds": round3(f.odds), "unassured_share": round3(f.unassured), "buckets": l.Buckets.N, "max": l.Max.N}
-	fd.Evidence = []string{fmt.Sprintf("%s of the entries may be evicted; %s entries lie in %s buckets, of which the kernel looks at %s for each newcomer.",
-		pct(f.unassured), num(l.Max.N), num(l.Buckets.N), looksText(f.s.Version))}
-	if f.watched && f.refused+f.evicted > 0 {
+	fd.Evidence = []string{fmt.Sprintf("%s of the entries may be evicted. The kernel looks for one in %s for each newcomer, and %s entries lie in %s buckets.",
+		pct(f.unassured), looksText(f.s.Version), num(l.Max.N), num(l.Buckets.N))}
+	if f.refused > 0 && f.evicted > 0 {
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("Seen: %s refused for %s evicted.", count(f.refused, "packet"), plural(f.evicted, "entry", "entries")))
 	}
 	if !f.bucketsDefeat() {
 		fd.Evidence = append(fd.Evidence, "Nearly all entries are assured, and those the kernel never evicts.")
-		fd.Remedies = f.raiseMax()
+		fd.Remedies = f.room()
 		return []finding{fd}
 	}
 	fd.cause, fd.confidence = report.CauseWrongSizing, report.High
 	fd.clause = fmt.Sprintf("%s buckets are too many for a limit of %s entries, so that the kernel, which looks at a few buckets only, finds nothing to evict although %s of the entries are disposable",
 		num(l.Buckets.N), num(l.Max.N), pct(f.unassured))
 	fd.explains = symptoms
-	fd.Remedies = append([]report.Remedy{admin()}, f.fewerEmptyBuckets()...)
+	fd.Remedies = f.room()
 	return []finding{fd}
 }
 
-// bucketsDefeat reports whether fewer buckets would help: the same entries in
+// bucketsDefeat reports whether the odds are low and fewer buckets would help: the same entries in
 // as many buckets as there are entries.
 func (f *facts) bucketsDefeat() bool {
-	n := f.s.Limits.Max.N
-	return f.s.Limits.Buckets.N > n && ct.EarlyDropOdds(f.s.Version, f.unassured, n, n) >= lowOdds
+	n := f.s.Limits.Max.Or(0)
+	return f.full && f.oddsKnown && f.odds < lowOdds && f.s.Limits.Buckets.N > n && ct.EarlyDropOdds(f.s.Version, f.unassured, n, n) >= lowOdds
 }
 
 // defeat is the half-sentence that a flood adds to its verdict.
 func (f *facts) defeat() string {
-	if !f.full || !f.oddsKnown || f.odds >= lowOdds || !f.bucketsDefeat() {
+	if !f.bucketsDefeat() {
 		return ""
 	}
-	return fmt.Sprintf("; %s buckets for %s entries keep the kernel from evicting them, so a newcomer gets in with %s",
+	return fmt.Sprintf("; %s buckets for %s entries keep the kernel from evicting them, so %s of the newcomers get in",
 		num(f.s.Limits.Buckets.N), num(f.s.Limits.Max.N), pct(f.odds))
 }
 
@@ -91,8 +94,11 @@ func (f *facts) fewerEmptyBuckets() []report.Remedy {
 }
 
 func looksText(v ct.KernelVersion) string {
-	if !v.IsZero() && !v.AtLeast(4, 20) {
-		return "one"
+	switch {
+	case !v.IsZero() && !v.AtLeast(4, 7):
+		return "some buckets"
+	case !v.IsZero() && !v.AtLeast(4, 20):
+		return "one bucket"
 	}
-	return "eight"
+	return "eight buckets"
 }

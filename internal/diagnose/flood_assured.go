@@ -84,7 +84,7 @@ func (f *facts) hostName(h holder) string {
 }
 
 func (f *facts) assuredRemedies(src holder, named bool) []report.Remedy {
-	out := append([]report.Remedy{admin()}, f.raiseMax()...)
+	out := f.room()
 	if named && !f.isSelf(src.addr()) {
 		a := src.addr().String()
 		out = append(out, report.Remedy{When: report.Now,

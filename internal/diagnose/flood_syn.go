@@ -28,8 +28,8 @@ func floodSYN(f *facts) []finding {
 	spread, single := f.spread()
 	switch {
 	case spread:
-		fd.clause = fmt.Sprintf("a SYN flood%s, %s half-open connections from about %s addresses that are most likely forged, makes up %s of it",
-			where, num(f.estimate(share)), num(f.c.DistinctSources), pct(share))
+		fd.clause = fmt.Sprintf("a SYN flood, %s half-open connections%s from about %s addresses that are most likely forged, makes up %s of it",
+			num(f.estimate(share)), where, num(f.c.DistinctSources), pct(share))
 		fd.confidence = report.High
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("About %s addresses, %s of them with one entry only: forged addresses look like this. None is named, for they prove nothing.",
 			num(f.c.DistinctSources), pct(single)))
@@ -65,7 +65,7 @@ func (f *facts) target(fd *finding) string {
 	if !ok || d.share < majority {
 		return ""
 	}
-	s := " at " + d.addr().String()
+	s := " to " + d.addr().String()
 	fd.Figures["destination"] = d.addr().String()
 	if d.MainPort != 0 && d.MainPortShare >= majority {
 		s += fmt.Sprintf(" port %d", d.MainPort)
@@ -85,15 +85,7 @@ func (f *facts) halfOpenStates(fd *finding) {
 }
 
 func (f *facts) synRemedies(fd *finding) []report.Remedy {
-	var out []report.Remedy
-	if f.refusing || f.full && f.oddsKnown && f.odds < lowOdds {
-		out = append(out, admin())
-	}
-	if f.defeat() != "" {
-		out = append(out, f.fewerEmptyBuckets()...)
-	} else {
-		out = append(out, f.raiseMax()...)
-	}
+	out := f.room()
 	const risk = "a client on a very slow line, or one whose SYN was lost twice, must start again"
 	for _, k := range []ct.TimeoutKey{ct.TimeoutTCPSynSent, ct.TimeoutTCPSynRecv} {
 		out = append(out, f.setTimeout(k, 20, risk)...)

@@ -41,11 +41,7 @@ func floodUDP(f *facts) []finding {
 }
 
 func (f *facts) udpRemedies(fd *finding) []report.Remedy {
-	var out []report.Remedy
-	if f.refusing {
-		out = append(out, admin())
-	}
-	out = append(out, f.fewerEmptyIfDefeated()...)
+	out := f.room()
 	if port, ok := fd.Figures["destination_port"].(uint16); ok {
 		out = append(out, limitUDP(port))
 	}
@@ -53,13 +49,6 @@ func (f *facts) udpRemedies(fd *finding) []report.Remedy {
 		out = append(out, f.setTimeout(ct.TimeoutUDP, 15, "an answer that takes longer than 15 s is no longer recognised as one")...)
 	}
 	return out
-}
-
-func (f *facts) fewerEmptyIfDefeated() []report.Remedy {
-	if f.defeat() != "" {
-		return f.fewerEmptyBuckets()
-	}
-	return f.raiseMax()
 }
 
 // limitUDP drops new flows beyond a rate after tracking: a packet that a

@@ -65,7 +65,7 @@ func (f *facts) kept() string {
 }
 
 func (f *facts) idleRemedies() []report.Remedy {
-	out := f.raiseMax()
+	out := f.room()
 	const risk = "connections that stay silent longer than this lose their entry: databases, SSH and MQTT without keepalives; behind NAT for good. Never below 7,440 s, the first keepalive at 7,200 s and some"
 	out = append(out, f.setTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)
 	out = append(out, f.keepTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)

@@ -55,11 +55,7 @@ func (f *facts) sourceDoubts(fd *finding, src holder) {
 }
 
 func (f *facts) sourceRemedies(src holder) []report.Remedy {
-	var out []report.Remedy
-	if f.refusing || f.full {
-		out = append(out, admin())
-	}
-	out = append(out, f.raiseMax()...)
+	out := f.room()
 	a := src.addr().String()
 	if f.isSelf(src.addr()) {
 		return append(out, report.Remedy{When: report.Now,

@@ -55,8 +55,11 @@ func (f *facts) raiseMax() []report.Remedy {
 		When: report.Now,
 		What: fmt.Sprintf("Raise the limit from %s to %s%s.", num(l.Max.N), num(sz.max), f.onHost()),
 		Cost: fmt.Sprintf("at most %s of kernel memory for each namespace that fills up (%s an entry); %s",
-			bytes(f.tableBytes(sz.max, sz.buckets)), fmt.Sprintf("%d bytes", f.entryBytes()), f.memoryText()),
+			byteSize(f.tableBytes(sz.max, sz.buckets)), fmt.Sprintf("%d bytes", f.entryBytes()), f.memoryText()),
 		Risk: "none to running connections. It buys time only, if the table fills faster than it empties",
+	}
+	if f.bucketsDefeat() {
+		r.Risk = "none to running connections. With about as many entries as buckets the kernel finds something to evict again"
 	}
 	if sz.buckets != l.Buckets.Or(0) {
 		r.Commands = append(r.Commands, f.setBuckets(sz.buckets))
@@ -80,7 +83,7 @@ func (f *facts) onHost() string {
 
 func (f *facts) memoryText() string {
 	if a := f.s.Memory.AvailableBytes; a.Known {
-		return bytes(a.N) + " are available"
+		return byteSize(a.N) + " are available"
 	}
 	return "check MemAvailable in /proc/meminfo first"
 }
@@ -155,6 +158,18 @@ func (f *facts) keepTimeout(k ct.TimeoutKey, seconds int32, risk string) []repor
 		Risk:     risk,
 		Undo:     []string{"rm " + file},
 	}}
+}
+
+// room is what comes first for any cause: keep what works, and raise the limit.
+func (f *facts) room() []report.Remedy {
+	var out []report.Remedy
+	if f.full {
+		out = append(out, admin())
+	}
+	if f.bucketsDefeat() {
+		return append(out, f.fewerEmptyBuckets()...)
+	}
+	return append(out, f.raiseMax()...)
 }
 
 // admin says how not to be locked out, for a table that refuses newcomers.

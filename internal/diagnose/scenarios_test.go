@@ -93,7 +93,7 @@ var scenarios = []scenario{
 	{"filling", fixture(
 		classes(class(ct.TCP, ct.TCPEstablished, true, true, 215000)),
 		counts(214000, 215000), rearmed(0.3), spreadOver(70000, 9000),
-	), report.CauseGrowth, codeTableNearFull, []string{"82 % full", "no room in 94 s"}},
+	), report.CauseGrowth, codeTableNearFull, []string{"82 % full", "no room in 2 min"}},
 
 	{"was-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 0, 210, 15812),
@@ -104,7 +104,7 @@ var scenarios = []scenario{
 		func(in *Input) {
 			in.Namespaces = map[uint64]ct.Netns{4026532245: {Owner: "docker container web", Pid: 4711}}
 		},
-	), report.CauseMisconfig, codeTableWasFull, []string{"another network namespace"}},
+	), report.CauseUnknown, codeTableWasFull, []string{"another network namespace", "docker container web"}},
 
 	{"unprivileged-full", fixture(
 		limits(262144, 262144, 262144), grew(800, 0),

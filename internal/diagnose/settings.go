@@ -24,10 +24,10 @@ func maxExceedsMemory(f *facts) []finding {
 	switch {
 	case need > have:
 		fd.Severity = report.Warning
-		fd.Title = fmt.Sprintf("A full table would take %s, more than the %s this machine has left", bytes(need), bytes(have))
+		fd.Title = fmt.Sprintf("A full table would take %s, more than the %s this machine has left", byteSize(need), byteSize(have))
 	case float64(need) > memoryShare*float64(m.TotalBytes.N):
 		fd.Severity = report.Notice
-		fd.Title = fmt.Sprintf("A full table would take %s of the machine's %s", bytes(need), bytes(m.TotalBytes.N))
+		fd.Title = fmt.Sprintf("A full table would take %s of the machine's %s", byteSize(need), byteSize(m.TotalBytes.N))
 	default:
 		return nil
 	}
@@ -52,7 +52,7 @@ func (f *facts) saferMax() []report.Remedy {
 	return []report.Remedy{{When: report.ForGood,
 		What:     fmt.Sprintf("Set a limit that memory bears: %s%s.", num(c), f.onHost()),
 		Commands: []string{fmt.Sprintf("sysctl -w %s=%d", f.key("max"), c)},
-		Cost:     fmt.Sprintf("at most %s for each namespace", bytes(f.tableBytes(c, f.s.Limits.Buckets.Or(0)))),
+		Cost:     fmt.Sprintf("at most %s for each namespace", byteSize(f.tableBytes(c, f.s.Limits.Buckets.Or(0)))),
 		Risk:     fmt.Sprintf("new connections are refused from there on; %s entries are in use now. Do this in calm only", num(f.peak)),
 		Undo:     []string{fmt.Sprintf("sysctl -w %s=%d", f.key("max"), f.s.Limits.Max.N)}}}
 }

@@ -112,7 +112,7 @@ func (f *facts) behind(h holder) string {
 	if f.isSelf(h.addr()) {
 		return ""
 	}
-	return fmt.Sprintf("if %s is a proxy, a load balancer, a resolver or a NAT, these are its users: do not block it", h.addr())
+	return fmt.Sprintf("%s may be a proxy, a load balancer, a resolver or a NAT with many users behind it", h.addr())
 }
 
 // sample says how far shares can be off, "" for a complete reading.

@@ -34,7 +34,7 @@ func tableFull(f *facts) []finding {
 	if !f.bucketsDefeat() {
 		fd.explains = append(fd.explains, codeEarlyDropDefeated)
 	}
-	fd.Remedies = append([]report.Remedy{admin()}, f.raiseMax()...)
+	fd.Remedies = f.room()
 	return f.onlyIfKnown(fd)
 }
 
@@ -56,13 +56,16 @@ func (f *facts) refusals(fd *finding) {
 	fd.Figures["evicted_entries"] = f.evicted
 	fd.Figures["interval_seconds"] = round3(f.interval.Seconds())
 	switch {
-	case f.refused > 0:
-		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s refused in %s (%s), %s evicted to make room (%s).",
+	case f.refused > 0 && f.evicted > 0:
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s refused in %s (%s); %s evicted to make room (%s).",
 			count(f.refused, "packet"), span(f.interval), rate(f.perSecond(f.refused)),
-			plural(f.evicted, "unanswered entry", "unanswered entries"), rate(f.perSecond(f.evicted))))
+			plural(f.evicted, "entry", "entries"), rate(f.perSecond(f.evicted))))
+	case f.refused > 0:
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s refused in %s (%s); no entry was evicted to make room.",
+			count(f.refused, "packet"), span(f.interval), rate(f.perSecond(f.refused))))
 	case f.evicted > 0:
-		fd.Evidence = append(fd.Evidence, fmt.Sprintf("No packet was refused in %s: %s unanswered entries were evicted instead (%s).",
-			span(f.interval), num(f.evicted), rate(f.perSecond(f.evicted))))
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("No packet was refused in %s: %s evicted instead (%s).",
+			span(f.interval), plural(f.evicted, "entry was", "entries were"), rate(f.perSecond(f.evicted))))
 	default:
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("Nobody asked for a new entry in %s: nothing was refused or evicted.", span(f.interval)))
 	}
@@ -88,7 +91,7 @@ func (f *facts) composition() string {
 	}
 	line := "Entries: " + strings.Join(parts, ", ") + "."
 	if note := f.sample(); note != "" {
-		line += " " + strings.ToUpper(note[:1]) + note[1:] + "."
+		line += " " + sentence(note) + "."
 	}
 	return line
 }
@@ -173,7 +176,7 @@ func tableNearFull(f *facts) []finding {
 	if line := f.composition(); line != "" {
 		fd.Evidence = append(fd.Evidence, line)
 	}
-	fd.Remedies = f.raiseMax()
+	fd.Remedies = f.room()
 	return f.onlyIfKnown(fd)
 }
 

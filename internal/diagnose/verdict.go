@@ -31,7 +31,10 @@ func verdict(f *facts, all []finding) report.Verdict {
 	case f.recent:
 		v.Cause, v.Confidence = report.CauseUnknown, report.Low
 		v.Text = state + "."
-		v.Doubts = []string{"what filled it is no longer in the table, or was not read"}
+		v.Doubts = []string{"what filled it is no longer in the table"}
+		if !f.looked {
+			v.Doubts = []string{"a log does not say what filled it; the machine does"}
+		}
 	default:
 		f.calm(&v, all)
 	}
@@ -60,7 +63,7 @@ func (f *facts) state() string {
 	case f.refusing:
 		return "The table is full and refuses new connections"
 	case f.full && f.evicting:
-		return "The table is full, and every newcomer takes the place of an unanswered entry"
+		return "The table is full, and each newcomer takes the place of an entry that is not assured yet"
 	case f.full:
 		return "The table is full"
 	case f.near:
@@ -70,7 +73,7 @@ func (f *facts) state() string {
 		}
 		return s
 	case f.evicting:
-		return "The table keeps reaching its limit and evicts unanswered entries"
+		return "The table keeps reaching its limit and evicts entries"
 	case f.recent:
 		return f.wasFull()
 	case f.fillKnown:
@@ -113,8 +116,11 @@ func (f *facts) calm(v *report.Verdict, all []finding) {
 	v.Cause = report.CauseNone
 	for i := range all {
 		if fd := &all[i]; fd.Severity >= report.Warning {
-			v.Text = fd.Title + "."
-			v.Cause = report.CauseMisconfig
+			v.Text, v.Cause = fd.Title+".", report.CauseMisconfig
+			if fd.Code == codeTableWasFull {
+				v.Cause, v.Confidence = report.CauseUnknown, report.Low
+				v.Doubts = []string{"that namespace was not read"}
+			}
 			return
 		}
 	}
@@ -156,7 +162,7 @@ func (f *facts) calm(v *report.Verdict, all []finding) {
 func join(state, clause string) string {
 	switch {
 	case state == "":
-		return strings.ToUpper(clause[:1]) + clause[1:] + "."
+		return sentence(clause) + "."
 	case strings.Contains(state, ":"):
 		return state + "; " + clause + "."
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -44,8 +45,8 @@ func rate(x float64) string {
 	return num(int64(math.Round(x))) + "/s"
 }
 
-// bytes prints a size: "96 MiB".
-func bytes(n int64) string {
+// byteSize prints a size: "96 MiB".
+func byteSize(n int64) string {
 	const kib = 1024
 	switch {
 	case n >= 10*kib*kib*kib:
@@ -77,6 +78,14 @@ func count[T ~int | ~int64 | ~uint64](n T, noun string) string {
 		return "1 " + noun
 	}
 	return num(n) + " " + noun + "s"
+}
+
+// sentence gives a text its capital letter.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 // plural is count for nouns that do more than take an s.

@@ -122,6 +122,10 @@ func (t *textFace) findings() {
 	}
 }
 
+// briefEvidence is how many lines of evidence a finding gets that follows from
+// another.
+const briefEvidence = 2
+
 func (t *textFace) finding(f Finding) {
 	label := fmt.Sprintf("%-8s  ", f.Severity)
 	body := wrap(clean(f.Title)+" ["+f.Code+"]", label, "          ", t.st.Width)
@@ -130,17 +134,23 @@ func (t *textFace) finding(f Finding) {
 	if f.ExplainedBy != "" {
 		t.para("follows from "+f.ExplainedBy, "          ", "          ")
 	}
-	for _, e := range f.Evidence {
+	for i, e := range f.Evidence {
+		if f.ExplainedBy != "" && i == briefEvidence && !t.st.Verbose {
+			break
+		}
 		t.para(e, "          - ", "            ")
 	}
 }
 
-// remedies prints each remedy once, in the order of the findings, so that
-// those for the cause come first.
+// remedies prints each remedy once, in the order of the findings. Those of a
+// finding that follows from another are the other's business.
 func (t *textFace) remedies(when When, heading string) {
 	seen := make(map[string]bool)
 	n := 0
 	for _, f := range t.r.Findings {
+		if f.ExplainedBy != "" {
+			continue
+		}
 		for _, rem := range f.Remedies {
 			if rem.When != when || seen[rem.What] {
 				continue
