@@ -2,6 +2,7 @@ package ct
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -297,4 +298,31 @@ func (s *Snapshot) Fill() (fill float64, ok bool) {
 		return 0, false
 	}
 	return float64(c.N) / float64(m.N), true
+}
+
+// Namespace is one network namespace of a host, as seen from outside.
+type Namespace struct {
+	Inode     uint64   `json:"inode"`
+	Names     []string `json:"names,omitempty"` // as ip-netns(8) or a runtime keeps it
+	Path      string   `json:"-"`               // a file that stands for it, where it has a name
+	Owner     string   `json:"owner,omitempty"` // container, pod or unit of a process inside
+	Pid       int      `json:"pid,omitempty"`   // a process inside
+	Comm      string   `json:"comm,omitempty"`  // and its name
+	Processes int      `json:"processes"`
+	Count     Value    `json:"count,omitzero"`
+	Counters  Counters `json:"counters"`
+	Problem   string   `json:"problem,omitempty"` // why it could not be read
+}
+
+// Label names the namespace for a person: its owner, its name, a process.
+func (n *Namespace) Label() string {
+	switch {
+	case n.Owner != "":
+		return n.Owner
+	case len(n.Names) > 0:
+		return "namespace " + n.Names[0]
+	case n.Comm != "":
+		return n.Comm + " (pid " + strconv.Itoa(n.Pid) + ")"
+	}
+	return "net:[" + strconv.FormatUint(n.Inode, 10) + "]"
 }
