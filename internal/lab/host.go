@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
 )
 
 const (
@@ -41,7 +42,6 @@ type Host struct {
 
 	t    testing.TB
 	link link // the cable that generators use
-	fd   int  // the namespace; its inode outlives the name until closed
 }
 
 var hostSerial atomic.Uint64
@@ -52,16 +52,11 @@ func NewHost(t testing.TB, role string) *Host {
 	t.Helper()
 	o := self()
 	name := fmt.Sprintf("%s%d-%d-%d-%s", namePrefix, o.PID, o.Start, hostSerial.Add(1), role)
-	h := &Host{Name: name, t: t, fd: -1}
+	h := &Host{Name: name, t: t}
 	if err := run("", "ip", "netns", "add", name); err != nil {
 		t.Fatalf("lab: make a namespace: %v", err)
 	}
 	t.Cleanup(h.remove)
-	fd, err := unix.Open(h.Path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatalf("lab: open namespace %s: %v", name, err)
-	}
-	h.fd = fd
 	h.IP("link set lo up")
 	// IPv4 settings of a new namespace are those of the initial one.
 	for _, k := range []string{"ipv4.conf.all.rp_filter", "ipv4.conf.default.rp_filter",
@@ -75,10 +70,6 @@ func NewHost(t testing.TB, role string) *Host {
 func (h *Host) Path() string { return filepath.Join(netnsDir, h.Name) }
 
 func (h *Host) remove() {
-	if h.fd >= 0 {
-		unix.Close(h.fd)
-		h.fd = -1
-	}
 	if err := removeNamespace(h.Name); err != nil {
 		h.t.Errorf("lab: %v", err)
 	}
@@ -150,42 +141,8 @@ func ownerOf(name string) (owner, bool) {
 
 // Do calls f on a thread that is inside the namespace. Sockets that f opens
 // stay there and may be used anywhere later; goroutines that f starts are
-// outside. It returns f's error.
-func (h *Host) Do(f func() error) error {
-	return inNamespace(h.fd, f)
-}
-
-// inNamespace uses a goroutine of its own, so that a thread that cannot return
-// to its namespace ends with it and is never used again.
-func inNamespace(fd int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		finished := false
-		defer func() {
-			if !finished {
-				done <- errors.New("the function inside the namespace did not return")
-			}
-		}()
-		runtime.LockOSThread()
-		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(home)
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-		}
-		if err != nil {
-			finished = true
-			done <- fmt.Errorf("enter a namespace: %w", err)
-			return
-		}
-		err = f()
-		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		finished = true
-		done <- err
-	}()
-	return <-done
-}
+// outside. f must return: t.Fatal has no place in it. Do returns f's error.
+func (h *Host) Do(f func() error) error { return netns.Do(h.Path(), f) }
 
 // Exec runs a command inside the namespace and returns its standard output. A
 // failure of the command ends the test.

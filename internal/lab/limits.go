@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
 )
 
 // The limits are one number for the whole machine and can only be written in
@@ -348,12 +350,7 @@ func countOf(name string) (count int, err error) {
 	if name == "" {
 		return readNumber(path)
 	}
-	fd, err := unix.Open(filepath.Join(netnsDir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	err = inNamespace(fd, func() (err error) {
+	err = netns.Do(filepath.Join(netnsDir, name), func() (err error) {
 		count, err = readNumber(path)
 		return err
 	})

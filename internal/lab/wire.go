@@ -36,7 +36,7 @@ type mmsghdr struct {
 
 // openWire opens a packet socket. It hears nothing unless listen is set.
 func (h *Host) openWire(listen bool) (*wire, error) {
-	if h.fd < 0 || h.link.index == 0 {
+	if h.link.index == 0 {
 		return nil, fmt.Errorf("%s has no cable", h.Name)
 	}
 	proto := 0
