@@ -48,6 +48,19 @@ type Field struct {
 // Type returns the kind of value in words.
 func (f *Field) Type() string { return f.kind.String() }
 
+// Numeric reports whether the field has a number that flows can be sorted by;
+// durations are in nanoseconds.
+func (f *Field) Numeric() bool { return f.num != nil }
+
+// Number returns that number, and false where the flow has none.
+func (f *Field) Number(fl *ct.Flow, c *Context) (int64, bool) { return f.num(fl, c) }
+
+// FindField finds a field by name.
+func FindField(name string) (*Field, bool) {
+	f, ok := fieldIndex[name]
+	return f, ok
+}
+
 // Fields lists the names of the language in the order of the documentation.
 func Fields() []Field { return fields }
 

@@ -1,10 +1,14 @@
 package sockdiag
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 )
 
 // Process is a process that holds a socket. Where several do, it is the one
@@ -20,12 +24,7 @@ type Process struct {
 func Processes() (map[uint32]Process, error) { return processes("/proc") }
 
 func processes(proc string) (map[uint32]Process, error) {
-	dir, err := os.Open(proc)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	names, err := readNames(proc)
 	if err != nil {
 		return nil, err
 	}
@@ -120,4 +119,48 @@ func containerName(part string) (string, bool) {
 		runtime = "container"
 	}
 	return runtime + ":" + id[:12], true
+}
+
+// ContainerAddresses returns the addresses of other network namespaces that
+// containers live in, with the container's name: what a flow that is only
+// passed on belongs to. own is the inode of the namespace that is asked about.
+func ContainerAddresses(own uint64) map[netip.Addr]string {
+	found := make(map[netip.Addr]string)
+	seen := map[uint64]bool{own: true}
+	names, err := readNames("/proc")
+	if err != nil {
+		return found
+	}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		ns, err := netns.Inode(name)
+		if err != nil || seen[ns] {
+			continue
+		}
+		container := readProcess(filepath.Join("/proc", name), pid).Container
+		if container == "" {
+			continue // another process of the namespace may be in one
+		}
+		seen[ns] = true
+		addrs, err := procfs.FS{Pid: pid}.Addresses()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			found[a] = container
+		}
+	}
+	return found
+}
+
+func readNames(path string) ([]string, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.Readdirnames(-1)
 }
