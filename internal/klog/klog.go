@@ -70,6 +70,10 @@ type Episode struct {
 	Start     time.Time `json:"start,omitzero"`
 	End       time.Time `json:"end,omitzero"`
 	TimeKnown bool      `json:"time_known"`
+	// UptimeStart and UptimeEnd are the kernel's clock at the first and last
+	// line, where the lines have no other.
+	UptimeStart time.Duration `json:"-"`
+	UptimeEnd   time.Duration `json:"-"`
 	// NetnsInode is the namespace that the line names (6.17 and later, all but
 	// the initial one); 0 where it names none: the initial namespace, or any
 	// on older kernels.
@@ -84,6 +88,9 @@ type Episode struct {
 	// Shared is set when another namespace or another message was limited at
 	// the same time, so that part of Suppressed is known to be theirs.
 	Shared bool `json:"shared,omitempty"`
+	// SuppressedAgain is the part of Suppressed that an earlier episode of
+	// the same kind carries too.
+	SuppressedAgain uint64 `json:"suppressed_again,omitempty"`
 
 	// RefusedMin is a sure lower bound of the allocations refused, nearly all
 	// of them packets (an insertion through ctnetlink prints the same line).
@@ -107,7 +114,7 @@ type Episode struct {
 // Duration is the time from the first line to the last, 0 if unknown.
 func (e *Episode) Duration() time.Duration {
 	if !e.TimeKnown {
-		return 0
+		return e.UptimeEnd - e.UptimeStart
 	}
 	return e.End.Sub(e.Start)
 }
@@ -154,6 +161,8 @@ type Skipped struct {
 	// NotKernel are lines that hold the words but are not the kernel's
 	// message: quotations, questions, other programs.
 	NotKernel uint64 `json:"not_kernel"`
+	// TooLong are mentions in lines of more than 16 KiB, which are no log lines.
+	TooLong uint64 `json:"too_long"`
 	// Overflow are lines beyond the bound on different hosts, namespaces and
 	// details; they count for none.
 	Overflow uint64 `json:"overflow"`
@@ -173,20 +182,14 @@ type Report struct {
 // Refused sums the bounds over the episodes of a kind. What the limiter
 // suppressed is shared by episodes that overlap and counts once.
 func (r *Report) Refused(k Kind) (least, most uint64, openEnded bool) {
-	var suppressed uint64
 	for i := range r.Episodes {
-		e := &r.Episodes[i]
-		if e.Kind != k {
-			continue
-		}
-		least += e.RefusedMin
-		most += e.RefusedMax - e.Suppressed
-		openEnded = openEnded || e.OpenEnded
-		if !r.sharedBefore(i) {
-			suppressed += e.Suppressed
+		if e := &r.Episodes[i]; e.Kind == k {
+			least = addSaturating(least, e.RefusedMin)
+			most = addSaturating(most, e.RefusedMax-e.SuppressedAgain)
+			openEnded = openEnded || e.OpenEnded
 		}
 	}
-	return least, most + suppressed, openEnded
+	return least, most, openEnded
 }
 
 // Era is a span of kernel versions told by the wording of a message.
