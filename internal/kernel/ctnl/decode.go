@@ -24,6 +24,7 @@ type Unknown struct {
 type decoder struct {
 	unknown func(*ct.Flow, Unknown)
 	names   interner
+	general bool // for tests: do without the shortcuts of shape.go
 }
 
 // entry decodes the attributes of one entry into f, all of which it sets. The
@@ -31,10 +32,11 @@ type decoder struct {
 func (d *decoder) entry(b attrs, f *ct.Flow) error {
 	reset(f)
 	for {
-		a, more := b.next()
+		a, rest, more := b.next()
 		if !more {
 			break
 		}
+		b = rest
 		if !d.attr(a, f) {
 			d.other(f, 0, a)
 		}
@@ -48,23 +50,27 @@ func (d *decoder) entry(b attrs, f *ct.Flow) error {
 	return nil
 }
 
-// reset clears what the last decoding set. Clearing only that is cheaper than
-// clearing all of it, for the rare parts are the large ones.
+// reset clears what the last decoding set. Going by what it set is cheaper than
+// clearing all, for the rare parts are the large ones.
 func reset(f *ct.Flow) {
-	if f.Fields&^common != 0 {
+	const rare = ct.HasLabels | ct.HasMaster | ct.HasSeqAdj | ct.HasSecCtx | ct.HasHelper | ct.HasEventTime
+	if f.Fields&rare != 0 {
 		*f = ct.Flow{}
 		return
+	}
+	if f.Fields&ct.HasCounters != 0 {
+		f.OrigCounters, f.ReplyCounters = ct.DirCounters{}, ct.DirCounters{}
+	}
+	if f.Fields&ct.HasTimestamp != 0 {
+		f.StartNanos, f.StopNanos = 0, 0
 	}
 	f.Orig, f.Reply = ct.Tuple{}, ct.Tuple{}
 	f.Status, f.State, f.Fields = 0, 0, 0
 	f.TimeoutSeconds, f.Mark, f.ID, f.Use = 0, 0, 0, 0
 	f.Zone, f.ZoneOrig, f.ZoneReply = 0, 0, 0
 	f.TCP, f.SCTP, f.DCCP = ct.TCPInfo{}, ct.SCTPInfo{}, ct.DCCPInfo{}
+	f.SynProxy = ct.SynProxy{}
 }
-
-// common are the parts that nearly every entry has, and that reset clears one
-// by one.
-const common = ct.HasTimeout | ct.HasProtoInfo | ct.HasMark | ct.HasZone | ct.HasID | ct.HasUse
 
 func (d *decoder) other(f *ct.Flow, parent uint16, a attr) {
 	f.Fields |= ct.HasUnknown
@@ -161,10 +167,11 @@ func set32(a attr, f *ct.Flow, p *uint32, has ct.Fields) bool {
 func (d *decoder) nest(a attr, f *ct.Flow, known func(attr) bool) {
 	in := attrs(a.val)
 	for {
-		sub, more := in.next()
+		sub, rest, more := in.next()
 		if !more {
 			return
 		}
+		in = rest
 		if !known(sub) {
 			d.other(f, a.typ, sub)
 		}
@@ -172,12 +179,16 @@ func (d *decoder) nest(a attr, f *ct.Flow, known func(attr) bool) {
 }
 
 func (d *decoder) tuple(a attr, f *ct.Flow, t *ct.Tuple, zone *uint16) bool {
+	if !d.general && tuple4(a.val, t) {
+		return true
+	}
 	in := attrs(a.val)
 	for {
-		sub, more := in.next()
+		sub, rest, more := in.next()
 		if !more {
 			return true
 		}
+		in = rest
 		ok := false
 		switch sub.typ {
 		case ctaTupleIP:
@@ -196,10 +207,11 @@ func (d *decoder) tuple(a attr, f *ct.Flow, t *ct.Tuple, zone *uint16) bool {
 func (d *decoder) tupleIP(a attr, f *ct.Flow, parent uint16, t *ct.Tuple) bool {
 	in := attrs(a.val)
 	for {
-		sub, more := in.next()
+		sub, rest, more := in.next()
 		if !more {
 			return true
 		}
+		in = rest
 		switch {
 		case sub.typ == ctaIPv4Src && len(sub.val) == 4:
 			t.Src = netip.AddrFrom4([4]byte(sub.val))
@@ -218,10 +230,11 @@ func (d *decoder) tupleIP(a attr, f *ct.Flow, parent uint16, t *ct.Tuple) bool {
 func (d *decoder) tupleProto(a attr, f *ct.Flow, parent uint16, t *ct.Tuple) bool {
 	in := attrs(a.val)
 	for {
-		sub, more := in.next()
+		sub, rest, more := in.next()
 		if !more {
 			return true
 		}
+		in = rest
 		if !protoAttr(sub, t) {
 			d.other(f, parent, sub)
 		}
@@ -249,12 +262,16 @@ func protoAttr(a attr, t *ct.Tuple) (ok bool) {
 }
 
 func (d *decoder) protoInfo(a attr, f *ct.Flow) bool {
+	if !d.general && tcpState(a.val, f) {
+		return true
+	}
 	in := attrs(a.val)
 	for {
-		sub, more := in.next()
+		sub, rest, more := in.next()
 		if !more {
 			return true
 		}
+		in = rest
 		var known func(attr, *ct.Flow) bool
 		switch sub.typ {
 		case ctaProtoInfoTCP:
@@ -269,7 +286,12 @@ func (d *decoder) protoInfo(a attr, f *ct.Flow) bool {
 		}
 		f.Fields |= ct.HasProtoInfo
 		state := attrs(sub.val)
-		for s, more := state.next(); more; s, more = state.next() {
+		for {
+			s, rest, more := state.next()
+			if !more {
+				break
+			}
+			state = rest
 			if !known(s, f) {
 				d.other(f, a.typ, s)
 			}

@@ -137,7 +137,7 @@ func (r *reading) attempt(ctx context.Context, kind uint8) error {
 		return err
 	}
 	c.dec.unknown = r.q.Unknown
-	r.recent.reset()
+	r.recent = recent{}
 	seq := c.nextSeq(1)
 	if err := c.send(r.request(kind, seq)); err != nil {
 		return err
@@ -192,7 +192,7 @@ func (r *reading) message(m message) error {
 	if err := r.c.dec.entry(a, f); err != nil {
 		return err
 	}
-	if !r.q.KeepDuplicates && r.recent.seen(firstAttr(a), f.ID) {
+	if !r.q.KeepDuplicates && r.recent.seen(f) {
 		r.sum.Duplicates++
 		return nil
 	}
@@ -211,12 +211,26 @@ func (r *reading) message(m message) error {
 	return nil
 }
 
-// firstAttr returns the first attribute, which is the original tuple in every
-// kernel (ctnetlink_fill_info), as it came.
-func firstAttr(b attrs) []byte {
-	rest := b
-	rest.next()
-	return b[:len(b)-len(rest)]
+// Dying reads the entries that are dead and still counted because their event
+// could not be delivered to a listener that insists on it. Filter and callback
+// are as with Dump. Needs 3.10 or later.
+func (c *Conn) Dying(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summary, error) {
+	return c.list(ctx, ctGetDying, q, fn)
+}
+
+// Unconfirmed reads the entries of packets that are still on their way, up to
+// 5.18; later kernels keep no such list and show none.
+func (c *Conn) Unconfirmed(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summary, error) {
+	return c.list(ctx, ctGetUnconfirmed, q, fn)
+}
+
+func (c *Conn) list(ctx context.Context, kind uint8, q Query, fn func(*ct.Flow) error) (Summary, error) {
+	var s Summary
+	r := reading{c: c, q: &q, fn: fn, sum: &s}
+	if err := r.run(ctx, kind); err != nil {
+		return s, fmt.Errorf("read dying or unconfirmed entries: %w", err)
+	}
+	return s, nil
 }
 
 // Reap makes the kernel remove every expired entry of every namespace, which

@@ -1,10 +1,14 @@
 package ctnl
 
-import "hash/maphash"
+import (
+	"encoding/binary"
+
+	"github.com/ctwarden/ctwarden/ct"
+)
 
 const (
-	recentLen   = 256
-	recentSlots = 4096
+	recentLen  = 256
+	recentBits = 12
 )
 
 // recent remembers the last entries of a dump, to find those that come again.
@@ -12,24 +16,17 @@ const (
 // that entry's bucket anew, from its beginning; a bucket is much shorter than
 // this memory (from 5.15 on the kernel caps it at 80).
 type recent struct {
-	seed maphash.Seed
 	keys [recentLen]uint64
 	next int
-	// marks counts the remembered keys by their low bits, which saves looking
-	// through them for all but a few.
-	marks [recentSlots]uint8
+	// marks counts the remembered keys by some of their bits, which saves
+	// looking through them for all but a few.
+	marks [1 << recentBits]uint16
 }
 
-// reset forgets everything.
-func (r *recent) reset() {
-	*r = recent{seed: maphash.MakeSeed()}
-}
-
-// seen reports whether an entry, given as its encoded tuple and its id, is
-// among the last, and remembers it.
-func (r *recent) seen(tuple []byte, id uint32) bool {
-	key := maphash.Bytes(r.seed, tuple) ^ uint64(id)<<32 | 1
-	mark := &r.marks[key>>1%recentSlots]
+// seen reports whether an entry is among the last, and remembers it.
+func (r *recent) seen(f *ct.Flow) bool {
+	key := recentKey(f)
+	mark := &r.marks[slot(key)]
 	if *mark > 0 {
 		for _, k := range r.keys {
 			if k == key {
@@ -38,10 +35,24 @@ func (r *recent) seen(tuple []byte, id uint32) bool {
 		}
 	}
 	if old := r.keys[r.next]; old != 0 {
-		r.marks[old>>1%recentSlots]--
+		r.marks[slot(old)]--
 	}
 	r.keys[r.next] = key
-	*mark++ // cannot overflow in use: the sum of all marks is recentLen
+	*mark++
 	r.next = (r.next + 1) % recentLen
 	return false
+}
+
+func slot(key uint64) uint64 { return key * 0x9e3779b97f4a7c15 >> (64 - recentBits) }
+
+// recentKey mixes the id, itself a keyed hash, with the tuple: in a table of
+// millions some ids occur twice. It is never 0.
+func recentKey(f *ct.Flow) uint64 {
+	t := &f.Orig
+	src, dst := t.Src.As16(), t.Dst.As16()
+	key := uint64(f.ID)<<32 | uint64(t.SrcPort)<<16 | uint64(t.DstPort)
+	key ^= uint64(t.ICMPID)<<16 | uint64(t.ICMPType)<<8 | uint64(t.Proto)
+	key += binary.BigEndian.Uint64(src[8:]) * 0x9e3779b97f4a7c15
+	key += binary.BigEndian.Uint64(dst[8:]) * 0xc2b2ae3d27d4eb4f
+	return key | 1<<63
 }

@@ -19,7 +19,7 @@ type CPUCounters struct {
 // (CTA_STATS_*, IPCTNL_MSG_CT_GET_STATS_CPU).
 func (c *Conn) Stats() ([]CPUCounters, error) {
 	var all []CPUCounters
-	err := c.request(ctGetStatsCPU, flagDump, func(m message) error {
+	err := c.request(subsysCT, ctGetStatsCPU, flagDump, func(m message) error {
 		a, cpu, err := m.attrs()
 		if err != nil {
 			return err
@@ -41,7 +41,7 @@ var statNames = [...]string{1: "searched", 2: "found", 3: "new", 4: "invalid", 5
 	15: "chaintoolong"}
 
 func counters(b attrs) (c ct.Counters) {
-	for a, more := b.next(); more; a, more = b.next() {
+	for a := range b.all {
 		if v, ok := a.u32(); ok && int(a.typ) < len(statNames) {
 			c.SetByName(statNames[a.typ], v)
 		}
@@ -59,12 +59,12 @@ type GlobalStats struct {
 // GlobalStats reads count and maximum. It costs the kernel nothing.
 func (c *Conn) GlobalStats() (GlobalStats, error) {
 	var g GlobalStats
-	err := c.request(ctGetStats, 0, func(m message) error {
+	err := c.request(subsysCT, ctGetStats, 0, func(m message) error {
 		b, _, err := m.attrs()
 		if err != nil {
 			return err
 		}
-		for a, more := b.next(); more; a, more = b.next() {
+		for a := range b.all {
 			switch v, ok := a.u32(); {
 			case ok && a.typ == ctaStatsGlobalEntries:
 				g.Count = v
@@ -81,13 +81,13 @@ func (c *Conn) GlobalStats() (GlobalStats, error) {
 }
 
 // request sends a request without attributes and reads the whole answer.
-func (c *Conn) request(kind uint8, flags uint16, each func(message) error) error {
+func (c *Conn) request(subsys, kind uint8, flags uint16, each func(message) error) error {
 	if err := c.ready(); err != nil {
 		return err
 	}
 	seq := c.nextSeq(1)
 	e := encoder{c.out[:0]}
-	e.end(e.begin(subsysCT, kind, flags, seq, unix.AF_UNSPEC))
+	e.end(e.begin(subsys, kind, flags, seq, unix.AF_UNSPEC))
 	c.out = e.b
 	if err := c.send(e.b); err != nil {
 		return err
