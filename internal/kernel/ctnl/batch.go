@@ -214,7 +214,9 @@ func (b *Batch) Update(k Key, ch Change) error {
 }
 
 // Delete removes an entry. The kernel refuses with ErrNotFound if it has gone,
-// or if another entry with the same tuple has taken its place.
+// or if another entry with the same tuple has taken its place; unless that one
+// also got the memory of the old, for then it has the same id too (nf_ct_get_id
+// makes the id of an entry's address and tuple).
 func (b *Batch) Delete(k Key) error {
 	if !k.keyed {
 		return errNoKey

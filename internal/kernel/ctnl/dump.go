@@ -47,7 +47,7 @@ type Summary struct {
 	// CountBefore and CountAfter are the namespace's count of entries around
 	// the reading. They include what no dump shows: entries of packets still
 	// on their way, expired ones (which the reading itself removes), and dead
-	// ones whose event waits for a listener.
+	// ones whose event waits for a listener. CountAfter is 0 if Stopped.
 	CountBefore, CountAfter uint32
 	// BucketsBefore and BucketsAfter are the sizes of the hash table around
 	// the reading, 0 where they could not be read.
@@ -88,6 +88,9 @@ func (c *Conn) Dump(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summ
 		return s, fmt.Errorf("read connection tracking table: %w", err)
 	}
 	s.BucketsAfter = buckets()
+	if s.Stopped {
+		return s, nil
+	}
 	after, err := c.GlobalStats()
 	s.CountAfter = after.Count
 	return s, err
