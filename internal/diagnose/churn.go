@@ -125,6 +125,24 @@ func (f *facts) port(p ct.Proto, port uint16) (holder, bool) {
 	return holder{}, false
 }
 
+// dnsPolicy gives DNS a timeout of its own, so that other UDP keeps its
+// mappings: RFC 4787 allows a NAT less than two minutes for well-known ports.
+func dnsPolicy() report.Remedy {
+	return report.Remedy{When: report.Now,
+		What: "Forget DNS queries sooner, and those only: new queries get a timeout policy of their own.",
+		Commands: []string{
+			"nft add table inet dnstimeout",
+			"nft add ct timeout inet dnstimeout dns '{ protocol udp; l3proto ip; policy = { unreplied : 10, replied : 10 }; }'",
+			"nft add chain inet dnstimeout pre '{ type filter hook prerouting priority -150; policy accept; }'",
+			"nft add chain inet dnstimeout out '{ type filter hook output priority -150; policy accept; }'",
+			"nft add rule inet dnstimeout pre meta nfproto ipv4 udp dport 53 ct timeout set dns",
+			"nft add rule inet dnstimeout out meta nfproto ipv4 udp dport 53 ct timeout set dns",
+		},
+		Cost: "nothing; existing entries keep their timeout. IPv6 needs a second policy with l3proto ip6",
+		Risk: "an answer that takes longer than 10 s is dropped by the translation",
+		Undo: []string{"nft delete table inet dnstimeout"}}
+}
+
 func (f *facts) udpKept() string {
 	if s, ok := f.s.Timeouts.Get(ct.TimeoutUDP); ok {
 		return fmt.Sprintf("%d s", s)
@@ -135,7 +153,11 @@ func (f *facts) udpKept() string {
 func (f *facts) dnsRemedies() []report.Remedy {
 	out := f.room()
 	const risk = "an answer that takes longer is no longer recognised as one; other UDP protocols with longer pauses need keepalives"
-	out = append(out, f.setTimeout(ct.TimeoutUDP, 15, risk)...)
+	if f.s.Tracking.NAT == ct.No {
+		out = append(out, f.setTimeout(ct.TimeoutUDP, 15, risk)...)
+	} else if v := f.s.Version; v.IsZero() || v.AtLeast(4, 19) {
+		out = append(out, dnsPolicy())
+	}
 	out = append(out, f.keepTimeout(ct.TimeoutUDP, 15, risk)...)
 	out = append(out, report.Remedy{When: report.ForGood,
 		What: "Put a caching resolver on the clients (systemd-resolved, unbound, dnsmasq, NodeLocal DNSCache), or let it ask over TCP: one connection for all queries.",

@@ -100,6 +100,9 @@ func Run(in Input) *report.Report {
 			if fd.Remedies == nil {
 				fd.Remedies = []report.Remedy{}
 			}
+			for i := range fd.Remedies {
+				f.place(&fd.Remedies[i])
+			}
 			all = append(all, fd)
 		}
 	}

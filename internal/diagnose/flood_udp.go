@@ -45,10 +45,7 @@ func (f *facts) udpRemedies(fd *finding) []report.Remedy {
 	if port, ok := fd.Figures["destination_port"].(uint16); ok {
 		out = append(out, limitUDP(port))
 	}
-	if f.s.Tracking.NAT == ct.No {
-		out = append(out, f.setTimeout(ct.TimeoutUDP, 15, "an answer that takes longer than 15 s is no longer recognised as one")...)
-	}
-	return out
+	return append(out, f.setTimeout(ct.TimeoutUDP, 15, "an answer that takes longer than 15 s is no longer recognised as one")...)
 }
 
 // limitUDP drops new flows beyond a rate after tracking: a packet that a

@@ -3,7 +3,6 @@ package diagnose
 import (
 	"fmt"
 
-	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/report"
 )
 
@@ -60,12 +59,12 @@ func (f *facts) sourceRemedies(src holder) []report.Remedy {
 	if f.isSelf(src.addr()) {
 		return append(out, report.Remedy{When: report.Now,
 			What:     "Find the program on this machine that opens them.",
-			Commands: []string{f.within("ss -Htunp state all | awk '{print $NF}' | sort | uniq -c | sort -rn | head")},
+			Commands: []string{"ss -Htunp state all | awk '{print $NF}' | sort | uniq -c | sort -rn | head"},
 			Risk:     "none: it only reads"})
 	}
 	out = append(out, report.Remedy{When: report.Now,
 		What:     "See for yourself what it sends, and from which hardware address.",
-		Commands: []string{f.within("tcpdump -c 20 -n -e -i any host " + a)},
+		Commands: []string{"tcpdump -c 20 -n -e -i any host " + a},
 		Risk:     "none: it reads 20 packets"})
 	if src.silent() < majority || !f.isInside(src.addr()) {
 		return out
@@ -76,12 +75,8 @@ func (f *facts) sourceRemedies(src holder) []report.Remedy {
 // capSource limits the new flows of one inside host after tracking: what is
 // dropped there leaves no entry.
 func (f *facts) capSource(src holder) report.Remedy {
-	fam := "ip"
-	if !src.addr().Is4() {
-		fam = "ip6"
-	}
-	rule := fmt.Sprintf("nft add rule inet hostlimit forward %s saddr %s ct state new limit rate over 50/second burst 200 packets counter drop", fam, src.addr())
-	r := report.Remedy{When: report.Now,
+	rule := fmt.Sprintf("nft add rule inet hostlimit forward %s saddr %s ct state new limit rate over 50/second burst 200 packets counter drop", nftFamily(src), src.addr())
+	return report.Remedy{When: report.Now,
 		What: fmt.Sprintf("Cap what %s may open until its owner has mended it. A packet dropped here leaves no entry.", src.addr()),
 		Commands: []string{
 			"nft add table inet hostlimit",
@@ -90,11 +85,4 @@ func (f *facts) capSource(src holder) report.Remedy {
 		},
 		Risk: "its genuine new connections beyond the rate wait or fail; if it is a resolver or a NAT, so do its clients'",
 		Undo: []string{"nft delete table inet hostlimit"}}
-	if f.s.Netns.Initial == ct.No {
-		for i, c := range r.Commands {
-			r.Commands[i] = f.within(c)
-		}
-		r.Undo[0] = f.within(r.Undo[0])
-	}
-	return r
 }

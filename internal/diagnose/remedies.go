@@ -36,6 +36,20 @@ func (f *facts) within(command string) string {
 	return "ip netns exec " + shellQuote(n) + " " + command
 }
 
+// place makes the commands of a remedy run in the namespace that was read.
+// Those that write settings of the whole host say so themselves.
+func (f *facts) place(r *report.Remedy) {
+	for _, lines := range [][]string{r.Commands, r.Undo} {
+		for i, c := range lines {
+			for _, tool := range []string{"nft ", "conntrack ", "tcpdump ", "ss "} {
+				if strings.HasPrefix(c, tool) {
+					lines[i] = f.within(c)
+				}
+			}
+		}
+	}
+}
+
 // shellQuote quotes a word for a POSIX shell where it needs to.
 func shellQuote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@") == "" {
@@ -127,10 +141,31 @@ func (f *facts) keepMax(sz size) report.Remedy {
 	return r
 }
 
-// setTimeout proposes a shorter timeout, if it is shorter than today's.
+// floor is the least that a timeout may be set to. Where addresses are or may
+// be translated an entry that is gone cuts its connection, so there the floors
+// are those for NATs: RFC 5382 (established 2 h 4 min, transitory 4 min), RFC
+// 4787 (UDP 2 min), RFC 5508 (ICMP 1 min). Elsewhere a lost SYN must have time
+// for its retransmissions.
+func (f *facts) floor(k ct.TimeoutKey) int32 {
+	const establishedFloor, handshakeFloor = 7440, 15
+	switch {
+	case k == ct.TimeoutTCPEstablished:
+		return establishedFloor
+	case f.s.Tracking.NAT == ct.No:
+		return handshakeFloor
+	case k == ct.TimeoutUDP || k == ct.TimeoutUDPStream:
+		return 120
+	case k == ct.TimeoutICMP || k == ct.TimeoutICMPv6:
+		return 60
+	}
+	return 240
+}
+
+// setTimeout proposes a shorter timeout, if it is shorter than today's and not
+// below its floor.
 func (f *facts) setTimeout(k ct.TimeoutKey, seconds int32, risk string) []report.Remedy {
 	today, ok := f.s.Timeouts.Get(k)
-	if !ok || today <= seconds {
+	if !ok || today <= seconds || seconds < f.floor(k) {
 		return nil
 	}
 	name := f.key(k.String())
@@ -147,7 +182,7 @@ func (f *facts) setTimeout(k ct.TimeoutKey, seconds int32, risk string) []report
 // keepTimeout makes a timeout survive a reboot.
 func (f *facts) keepTimeout(k ct.TimeoutKey, seconds int32, risk string) []report.Remedy {
 	today, ok := f.s.Timeouts.Get(k)
-	if !ok || today <= seconds || f.s.Netns.Initial == ct.No {
+	if !ok || today <= seconds || seconds < f.floor(k) || f.s.Netns.Initial == ct.No {
 		return nil
 	}
 	file := "/etc/sysctl.d/90-conntrack-" + strings.ReplaceAll(strings.TrimPrefix(k.String(), "tcp_"), "_", "-") + ".conf"
