@@ -1,0 +1,221 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ServeTCP accepts connections on a port of both families and hands each to
+// handle in a goroutine of its own. Listener and connections are closed when
+// the test ends.
+func (h *Host) ServeTCP(port uint16, handle func(net.Conn)) {
+	h.t.Helper()
+	var ln net.Listener
+	err := h.Do(func() (err error) {
+		ln, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	})
+	if err != nil {
+		h.t.Fatalf("lab: %s: serve port %d: %v", h.Name, port, err)
+	}
+	s := &connections{open: make(map[net.Conn]bool)}
+	go s.accept(ln, handle)
+	h.t.Cleanup(func() {
+		ln.Close()
+		s.close()
+	})
+}
+
+// connections are those that a server has accepted.
+type connections struct {
+	mu     sync.Mutex
+	open   map[net.Conn]bool
+	closed bool
+	all    sync.WaitGroup
+}
+
+func (s *connections) accept(ln net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		if !s.add(c) {
+			c.Close()
+			return
+		}
+		go func() {
+			defer s.remove(c)
+			handle(c)
+		}()
+	}
+}
+
+func (s *connections) add(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.open[c] = true
+	s.all.Add(1)
+	return true
+}
+
+func (s *connections) remove(c net.Conn) {
+	c.Close()
+	s.mu.Lock()
+	delete(s.open, c)
+	s.mu.Unlock()
+	s.all.Done()
+}
+
+func (s *connections) close() {
+	s.mu.Lock()
+	s.closed = true
+	for c := range s.open {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.all.Wait()
+}
+
+// Echo is a handler that sends back what it reads.
+func Echo(c net.Conn) {
+	var buf [512]byte
+	for {
+		n, err := c.Read(buf[:])
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// Discard is a handler that reads and forgets.
+func Discard(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
+
+// Flow is a handler that sends as much as the peer takes.
+func Flow(c net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+// ServeDNS answers every datagram on a UDP port of both families that looks
+// like a DNS query with the same message, marked as an answer: all that
+// connection tracking sees of a resolver.
+func (h *Host) ServeDNS(port uint16) {
+	h.t.Helper()
+	// A socket bound to no address might answer from another than was asked.
+	for _, network := range []struct{ name, addr string }{
+		{"udp4", netip.AddrPortFrom(h.Addr4, port).String()},
+		{"udp6", netip.AddrPortFrom(h.Addr6, port).String()},
+	} {
+		var conn *net.UDPConn
+		err := h.Do(func() error {
+			pc, err := net.ListenPacket(network.name, network.addr)
+			if err == nil {
+				conn = pc.(*net.UDPConn)
+				err = conn.SetReadBuffer(4 << 20)
+			}
+			return err
+		})
+		if err != nil {
+			h.t.Fatalf("lab: %s: serve DNS on %s: %v", h.Name, network.addr, err)
+		}
+		go answerDNS(conn)
+		h.t.Cleanup(func() { conn.Close() })
+	}
+}
+
+func answerDNS(conn *net.UDPConn) {
+	var buf [512]byte
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf[:])
+		if err != nil {
+			return
+		}
+		if n < 12 {
+			continue
+		}
+		flags := binary.BigEndian.Uint16(buf[2:])
+		binary.BigEndian.PutUint16(buf[2:], flags|0x8000) // QR
+		_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+	}
+}
+
+// dnsQuery is a query for the address of example.org, RFC 1035 section 4.1.
+func dnsQuery(id uint16) []byte {
+	q := []byte{0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0,
+		7, 'e', 'x', 'a', 'm', 'p', 'l', 'e', 3, 'o', 'r', 'g', 0, 0, 1, 0, 1}
+	binary.BigEndian.PutUint16(q, id)
+	return q
+}
+
+// Connect opens n TCP connections to a target, the i-th from the address
+// [Nth](sources, i) modulo their number. They are closed when the test ends.
+func (h *Host) Connect(ctx context.Context, target netip.AddrPort, sources netip.Prefix, n int, options ...SocketOption) ([]net.Conn, error) {
+	var conns []net.Conn
+	h.t.Cleanup(func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	err := h.Do(func() error {
+		for i := range n {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			c, err := dial(ctx, target, Nth(sources, uint32(i)%size(sources)), options)
+			if err != nil {
+				return fmt.Errorf("connection %d of %d: %w", i+1, n, err)
+			}
+			conns = append(conns, c)
+		}
+		return nil
+	})
+	return conns, err
+}
+
+// SocketOption is an integer option of a socket, set before it connects.
+type SocketOption struct{ Level, Name, Value int }
+
+// SmallWindow keeps a receiver's buffer, and so its window, at the least that
+// the kernel allows.
+var SmallWindow = SocketOption{syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1}
+
+func dial(ctx context.Context, target netip.AddrPort, source netip.Addr, options []SocketOption) (net.Conn, error) {
+	d := net.Dialer{
+		Timeout:   10 * time.Second,
+		KeepAlive: -1,
+		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0)),
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			ctlErr := raw.Control(func(fd uintptr) {
+				for _, o := range options {
+					if e := syscall.SetsockoptInt(int(fd), o.Level, o.Name, o.Value); e != nil {
+						err = e
+					}
+				}
+			})
+			if ctlErr != nil {
+				return ctlErr
+			}
+			return err
+		},
+	}
+	return d.DialContext(ctx, "tcp", target.String())
+}
