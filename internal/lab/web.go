@@ -1,0 +1,108 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Nginx serves a small page over HTTP on a port of both families until the
+// test ends. keepalive false makes it close after every answer.
+func (h *Host) Nginx(port uint16, keepalive bool) {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	timeout := "0"
+	if keepalive {
+		timeout = "60s"
+	}
+	conf := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log stderr crit;
+events { worker_connections 4096; }
+http {
+	access_log off; keepalive_timeout %[3]s; keepalive_requests 1000000;
+	client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s;
+	uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
+	server {
+		listen %[2]d reuseport; listen [::]:%[2]d reuseport;
+		location / { return 200 "hello\n"; }
+	}
+}
+`, dir, port, timeout)
+	file := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
+		h.t.Fatalf("lab: nginx: %v", err)
+	}
+	cmd := exec.Command("nginx", "-c", file, "-p", dir, "-e", "stderr")
+	cmd.Stderr = os.Stderr
+	h.Start(cmd)
+	h.awaitPort(netip.AddrPortFrom(h.Addr4, port))
+}
+
+// awaitPort waits until something on this host accepts connections.
+func (h *Host) awaitPort(at netip.AddrPort) {
+	h.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if out, err := h.TryExec("ss", "-Hltn", "sport", "=", strconv.Itoa(int(at.Port()))); err == nil && out != "" {
+			return
+		}
+	}
+	h.t.Fatalf("lab: %s: nothing listens on %s", h.Name, at)
+}
+
+// Web is what wrk reports.
+type Web struct {
+	Requests int
+	Errors   int // of sockets, of any kind
+	// Timeouts are among the errors.
+	Timeouts int
+}
+
+// Wrk asks for the page again and again over so many connections for a time of
+// whole seconds, half a minute at most.
+func (h *Host) Wrk(target netip.AddrPort, connections int, lasting time.Duration) (Web, error) {
+	seconds := min(max(int(lasting/time.Second), 1), 30)
+	out, err := h.TryExec("wrk", "-t1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds)+"s",
+		"http://"+target.String()+"/")
+	if err != nil {
+		return Web{}, err
+	}
+	return parseWrk(out)
+}
+
+// parseWrk reads the lines
+//
+//	81519 requests in 2.00s, 12.44MB read
+//	Socket errors: connect 0, read 3, write 0, timeout 1
+func parseWrk(out string) (w Web, err error) {
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if n, _, ok := strings.Cut(line, " requests in "); ok {
+			if w.Requests, err = strconv.Atoi(n); err != nil {
+				return w, fmt.Errorf("wrk: %q: %w", line, err)
+			}
+		}
+		errors, ok := strings.CutPrefix(line, "Socket errors: ")
+		if !ok {
+			continue
+		}
+		for part := range strings.SplitSeq(errors, ", ") {
+			kind, count, _ := strings.Cut(part, " ")
+			n, err := strconv.Atoi(count)
+			if err != nil {
+				return w, fmt.Errorf("wrk: %q: %w", line, err)
+			}
+			w.Errors += n
+			if kind == "timeout" {
+				w.Timeouts = n
+			}
+		}
+	}
+	if w.Requests == 0 {
+		return w, fmt.Errorf("wrk made no request: %s", firstLines(out, 8))
+	}
+	return w, nil
+}
