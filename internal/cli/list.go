@@ -91,9 +91,6 @@ func (l *lister) run(cmd *cobra.Command) (err error) {
 	if err == nil {
 		err = l.out.Flush()
 	}
-	if isBrokenPipe(err) {
-		return nil
-	}
 	if err == nil {
 		warnShort(l.env, &sum)
 	}

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/flowexpr"
@@ -141,16 +139,17 @@ func (t *table) context(now time.Time) *flowexpr.Context {
 	return &flowexpr.Context{Timeouts: t.timeouts, NowNanos: now.UnixNano()}
 }
 
+// Address families as ctnetlink numbers them.
+const (
+	afINET  = 2
+	afINET6 = 10
+)
+
 // kernelFilter hands the kernel what it can do of a selection. The rest, and
 // all of it once more, is done by Filter.Match.
 func kernelFilter(k flowexpr.Kernel) ctnl.Filter {
 	q := ctnl.Filter{Mark: k.Mark.Value, MarkMask: k.Mark.Mask, Status: k.Status, StatusMask: k.Mask}
-	switch k.Family {
-	case 4:
-		q.Family = unix.AF_INET
-	case 6:
-		q.Family = unix.AF_INET6
-	}
+	q.Family = map[int]uint8{4: afINET, 6: afINET6}[k.Family]
 	q.Zone, q.HasZone = uint16(k.Zone.N), k.Zone.Known
 	q.Orig = ctnl.TupleFilter{Src: k.Src, Dst: k.Dst, Proto: ct.Proto(k.Proto.N),
 		SrcPort: uint16(k.SrcPort.N), HasSrcPort: k.SrcPort.Known,
@@ -182,7 +181,3 @@ func warnShort(env *Env, s *ctnl.Summary) {
 			n, s.CountBefore)
 	}
 }
-
-// isBrokenPipe reports whether the reader of our output has gone, as head(1)
-// does: no error to speak of.
-func isBrokenPipe(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) }
