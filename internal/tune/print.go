@@ -1,0 +1,243 @@
+package tune
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Formats lists the faces of a plan.
+var Formats = []string{"text", "json", "sysctl", "shell", "ansible"}
+
+// Print writes the plan in one of [Formats].
+func (p *Plan) Print(w io.Writer, format string) error {
+	switch format {
+	case "json":
+		return p.JSON(w)
+	case "text", "sysctl", "shell", "ansible":
+	default:
+		return fmt.Errorf("unknown format %q: one of %s", format, strings.Join(Formats, ", "))
+	}
+	bw := bufio.NewWriter(w)
+	switch format {
+	case "text":
+		p.text(bw)
+	case "sysctl":
+		bw.WriteString(SysctlFile(p.Items, p.title()))
+	case "shell":
+		p.shell(bw)
+	case "ansible":
+		p.ansible(bw)
+	}
+	return bw.Flush()
+}
+
+// JSON writes the plan so that [ReadPlan] reads it back.
+func (p *Plan) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(p)
+}
+
+// maxPlanBytes bounds a plan that is read.
+const maxPlanBytes = 4 << 20
+
+// ReadPlan reads the JSON form of a plan.
+func ReadPlan(r io.Reader) (*Plan, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxPlanBytes))
+	if err != nil {
+		return nil, err
+	}
+	var p Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("this is not a plan: %w", err)
+	}
+	if p.Schema != PlanSchema {
+		return nil, fmt.Errorf("this is a document of schema %q, not %q", p.Schema, PlanSchema)
+	}
+	for _, it := range p.Items {
+		if err := checkValue(it.Key, it.To); err != nil {
+			return nil, err
+		}
+	}
+	return &p, nil
+}
+
+func (p *Plan) title() string {
+	return fmt.Sprintf("for %s, kernel %s, as a %s", oneLine(p.Host), oneLine(p.Kernel), p.Role)
+}
+
+// oneLine keeps a name of the machine from breaking out of a comment.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+func (p *Plan) text(w *bufio.Writer) {
+	switch n := len(p.Items); n {
+	case 0:
+		fmt.Fprintf(w, "Nothing to change %s (%s).\n", p.title(), p.RoleWhy)
+	case 1:
+		fmt.Fprintf(w, "1 change %s (%s).\n", p.title(), p.RoleWhy)
+	default:
+		fmt.Fprintf(w, "%d changes %s (%s).\n", n, p.title(), p.RoleWhy)
+	}
+	p.textDemand(w)
+	for i, it := range p.Items {
+		fmt.Fprintf(w, "\n%d. %s: %s -> %s\n", i+1, it.Key, orUnknown(it.From), it.To)
+		textItem(w, it)
+	}
+	p.textSurvival(w)
+	if len(p.Optional) > 0 {
+		fmt.Fprintln(w, "\nOffered, not applied:")
+		for _, it := range p.Optional {
+			fmt.Fprintf(w, "  %s: %s -> %s\n", it.Key, orUnknown(it.From), it.To)
+			textItem(w, it)
+		}
+	}
+	if len(p.Warnings) > 0 {
+		fmt.Fprintln(w, "\nMind:")
+		for _, s := range p.Warnings {
+			fmt.Fprintf(w, "  - %s\n", s)
+		}
+	}
+	if len(p.Kept) > 0 {
+		fmt.Fprintln(w, "\nLeft as it is:")
+		for _, k := range p.Kept {
+			fmt.Fprintf(w, "  %-28s %-8s %s\n", strings.TrimPrefix(k.Key, Prefix), k.Value, k.Why)
+		}
+	}
+	if len(p.Items) > 0 {
+		fmt.Fprintln(w, "\nTry it: ctwarden apply            (takes it back after ten minutes unless you confirm)")
+	}
+}
+
+func textItem(w *bufio.Writer, it Item) {
+	field := func(name, text string) {
+		if text != "" {
+			fmt.Fprintf(w, "   %-8s %s\n", name, text)
+		}
+	}
+	field("why", it.Why)
+	field("acts on", it.ActsOn)
+	field("risk", it.Risk)
+	if it.MemoryBytes > 0 {
+		field("memory", "up to "+byteSize(it.MemoryBytes)+" more")
+	}
+	if it.Global {
+		field("scope", "the whole host, all namespaces")
+	}
+	for _, c := range it.Claims {
+		verb := "also set by"
+		if c.Wins {
+			verb = "overridden by"
+		}
+		field("owner", fmt.Sprintf("%s %s in %s %s", verb, c.Who, c.Where, c.Value))
+		field("", c.Advice)
+	}
+}
+
+func (p *Plan) textDemand(w *bufio.Writer) {
+	d := &p.Demand
+	fmt.Fprintf(w, "Load: %d entries; %.0f new a second (%s", d.Count, d.NewPerSecond, d.NewFrom)
+	if d.RefusedPerSecond > 0 {
+		fmt.Fprintf(w, ", %.0f of them refused", d.RefusedPerSecond)
+	}
+	fmt.Fprintf(w, "), planned for %.0f.\n", d.PeakNewPerSecond)
+	fmt.Fprintf(w, "Peak: %.0f entries with the timeouts of now, %.0f after; an entry takes %d bytes (%s).\n",
+		d.PeakBefore, d.PeakAfter, d.BytesPerEntry, d.BytesFrom)
+}
+
+func (p *Plan) textSurvival(w *bufio.Writer) {
+	if len(p.Survival) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\nA flood of %.0f a second, before and after:\n", p.Survival[0].RatePerSecond)
+	for _, s := range p.Survival {
+		fmt.Fprintf(w, "  %-46s %-34s %s\n", s.Flood, s.Before, s.After)
+	}
+}
+
+// String says how a flood ends.
+func (s Stand) String() string {
+	if s.FullAfterSeconds == nil {
+		return fmt.Sprintf("never full (%s)", percent(s.FillPeak))
+	}
+	return fmt.Sprintf("full in %.0f s, then admits %s", *s.FullAfterSeconds, odds(s.Admitted))
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "?"
+	}
+	return s
+}
+
+// SysctlFile is the content of a sysctl.d file that sets the items, in their
+// order; title says what it was made for.
+func SysctlFile(items []Item, title string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Written by ctwarden %s.\n", oneLine(title))
+	b.WriteString("# The keys exist only once nf_conntrack is loaded: see modules-load.d.\n")
+	for _, it := range items {
+		if it.Key == KeyHashsize {
+			fmt.Fprintf(&b, "# options nf_conntrack hashsize=%s belongs in modprobe.d: this kernel has no sysctl for it.\n", it.To)
+			continue
+		}
+		fmt.Fprintf(&b, "%s = %s\n", it.Key, it.To)
+	}
+	return b.String()
+}
+
+func (p *Plan) shell(w *bufio.Writer) {
+	fmt.Fprintf(w, "#!/bin/sh\n# ctwarden plan %s.\n# Until the next boot only. ctwarden apply does the same on trial, with an undo.\nset -eu\nmodprobe nf_conntrack 2>/dev/null || :\n", p.title())
+	for _, it := range p.Items {
+		fmt.Fprintf(w, "\n# %s\n", oneLine(it.Why))
+		if it.Key == KeyHashsize {
+			fmt.Fprintf(w, "echo %s >%s\n", it.To, KeyHashsize)
+		} else {
+			fmt.Fprintf(w, "sysctl -w %s=%s\n", it.Key, it.To)
+		}
+	}
+	fmt.Fprintln(w, "\n# To go back (never lower max below what is in the table; see nf_conntrack_count):")
+	for i := len(p.Items) - 1; i >= 0; i-- {
+		if it := p.Items[i]; it.From != "" {
+			fmt.Fprintf(w, "# sysctl -w %s=%s\n", it.Key, it.From)
+		}
+	}
+}
+
+func (p *Plan) ansible(w *bufio.Writer) {
+	fmt.Fprintf(w, "# ctwarden plan %s.\n", p.title())
+	fmt.Fprint(w, `- name: Load nf_conntrack before sysctl.d is applied at boot
+  ansible.builtin.copy:
+    dest: /etc/modules-load.d/ctwarden.conf
+    content: "nf_conntrack\n"
+    mode: "0644"
+
+- name: Load nf_conntrack now
+  community.general.modprobe:
+    name: nf_conntrack
+`)
+	for _, it := range p.Items {
+		if it.Key == KeyHashsize {
+			continue
+		}
+		fmt.Fprintf(w, `
+- name: "%s"
+  ansible.posix.sysctl:
+    name: %s
+    value: "%s"
+    sysctl_file: %s
+    state: present
+    reload: false
+    sysctl_set: true
+`, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(oneLine(strings.TrimPrefix(it.Key, Prefix)+": "+it.Why)), it.Key, it.To, SysctlPath)
+	}
+}
