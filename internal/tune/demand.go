@@ -51,6 +51,7 @@ const (
 
 // demand computes the load and is called once the timeouts are decided.
 func (b *builder) demand() {
+	b.p.Demand = Demand{}
 	s, d := b.s, &b.p.Demand
 	d.Count = s.Limits.Count.Or(0)
 	d.BytesPerEntry, d.BytesFrom = b.entryBytes()
@@ -97,15 +98,25 @@ func (b *builder) arrivals() (rate, refused float64, from string) {
 		return r.BirthsPerSecond + refused, refused, "two readings of the table"
 	}
 	if b.s.Census == nil {
-		return refused, refused, "refusals only"
+		return refused, refused, "unknown but for what was refused"
 	}
 	for _, c := range b.s.Census.Classes {
-		k := classTimeout(c.ClassKey)
-		if t, ok := b.s.Timeouts.Get(k); k < ct.NumTimeouts && ok && t > 0 && lastStage(c.ClassKey) {
-			rate += b.scaled(c.Entries) / float64(t)
+		if t, ok := waitSeconds(&b.s.Timeouts, c.ClassKey); ok && lastStage(c.ClassKey) {
+			rate += b.scaled(c.Entries) / t
 		}
 	}
 	return rate + refused, refused, "one reading, by Little's law"
+}
+
+// waitSeconds is the timeout that a class waits for; ok is false if it is
+// unknown, or ends every flow at once.
+func waitSeconds(t *ct.Timeouts, c ct.ClassKey) (s float64, ok bool) {
+	k := classTimeout(c)
+	if k == ct.NumTimeouts {
+		return 0, false
+	}
+	n, ok := t.Get(k)
+	return float64(n), ok && n > 0
 }
 
 // scaled turns entries that were read into entries of the whole table.
@@ -176,23 +187,19 @@ func (b *builder) classDemand(growth float64) {
 func (b *builder) oneClass(c ct.Class, births float64) ClassDemand {
 	n := b.scaled(c.Entries)
 	cd := ClassDemand{Class: className(c.ClassKey), Entries: n, NewPerSecond: births, PeakBefore: n, PeakAfter: n}
-	k := classTimeout(c.ClassKey)
-	if k == ct.NumTimeouts {
+	was, ok := waitSeconds(&b.s.Timeouts, c.ClassKey)
+	will, still := waitSeconds(&b.planned, c.ClassKey)
+	if !ok || !still {
 		return cd
 	}
-	cd.Timeout = k.String()
-	was, _ := b.s.Timeouts.Get(k)
-	will, _ := b.planned.Get(k)
-	if was <= 0 || will <= 0 {
-		return cd
-	}
+	cd.Timeout = classTimeout(c.ClassKey).String()
 	if waiting(c.ClassKey) {
-		cd.PeakBefore = max(n, births*float64(was))
-		cd.PeakAfter = cd.PeakBefore * float64(will) / float64(was)
+		cd.PeakBefore = max(n, births*was)
+		cd.PeakAfter = cd.PeakBefore * will / was
 		return cd
 	}
 	if will < was {
-		gone := idleBeyond(c, float64(will)) * n / float64(max(c.Entries, 1))
+		gone := idleBeyond(c, will) * n / float64(max(c.Entries, 1))
 		cd.PeakAfter = max(n-gone, 0)
 	}
 	return cd
@@ -215,12 +222,29 @@ func className(c ct.ClassKey) string {
 	return name
 }
 
-// lag is how long an expired entry goes on counting at most: gc_worker of
-// nf_conntrack_core.c. Before 4.9 each entry had a timer of its own. Up to
+// lag is for how long, on average over the worst moment, an expired entry goes
+// on counting. The garbage collector removes it on its next pass, and before
+// that every new flow whose hash falls into one of the two buckets where the
+// entry stands: the more flows a bucket sees, the shorter.
+func (b *builder) lag(t *ct.Timeouts) float64 {
+	pass := b.passSeconds(t)
+	buckets := b.s.Limits.Buckets.Or(0)
+	if pass == 0 || buckets <= 0 {
+		return pass
+	}
+	met := 2 * b.p.Demand.PeakNewPerSecond / float64(buckets)
+	if met*pass < 1e-6 {
+		return pass
+	}
+	return (1 - math.Exp(-met*pass)) / met
+}
+
+// passSeconds is the time between two passes of gc_worker
+// (nf_conntrack_core.c). Before 4.9 each entry had a timer of its own. Up to
 // 5.14 a pass took up to 16 s (from 4.10), in 5.15 to 5.17 it comes every 120 s,
 // later after the mean of what remains of the timeouts, each taken as at most
 // 300 s, together with a hundred times 60 s, and after 60 s at the latest.
-func (b *builder) lag(t *ct.Timeouts) float64 {
+func (b *builder) passSeconds(t *ct.Timeouts) float64 {
 	v := b.s.Version
 	switch {
 	case v.IsZero():
@@ -237,18 +261,17 @@ func (b *builder) lag(t *ct.Timeouts) float64 {
 	sum, n := 100*60.0, 100.0
 	if b.s.Census != nil {
 		for _, c := range b.s.Census.Classes {
-			k := classTimeout(c.ClassKey)
-			if k == ct.NumTimeouts {
+			left, ok := waitSeconds(t, c.ClassKey)
+			if !ok {
 				continue
 			}
-			if s, ok := t.Get(k); ok {
-				left := float64(s)
-				if waiting(c.ClassKey) {
-					left /= 2 // spread evenly between full and none
-				}
-				sum += b.scaled(c.Entries) * min(max(left, 1), 300)
-				n += b.scaled(c.Entries)
+			entries := b.scaled(c.Entries)
+			if was, ok := waitSeconds(&b.s.Timeouts, c.ClassKey); ok && waiting(c.ClassKey) {
+				entries *= left / was
+				left /= 2 // spread evenly between full and none
 			}
+			sum += entries * min(max(left, 1), 300)
+			n += entries
 		}
 	}
 	return math.Min(math.Max(sum/n, 1), 60)

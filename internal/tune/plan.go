@@ -72,6 +72,9 @@ const (
 	// targetFill is how full the table is at the planned peak: below it a
 	// burst of half the peak still fits.
 	targetFill = 0.66
+	// tightFill is the part of the table that the peak must need before any
+	// timeout is shortened: elsewhere there is nothing to gain.
+	tightFill = 0.4
 )
 
 // Claim is somebody else's word on a setting.
@@ -156,7 +159,9 @@ func New(s *ct.Snapshot, o Options) (*Plan, error) {
 	p := &Plan{Schema: PlanSchema, Time: s.Time, Host: s.Host, Kernel: s.Release,
 		Netns: s.Netns.Inode, Initial: s.Netns.Initial, Unreached: o.Unreached}
 	p.Role, p.RoleWhy = roleOf(s, o.For)
-	b := &builder{s: s, o: o, p: p, floors: floorsFor(p.Role, s)}
+	b := &builder{s: s, o: o, p: p, floors: floorsFor(p.Role, s), planned: s.Timeouts}
+	b.demand()
+	b.tight = s.Limits.Max.N > 0 && p.Demand.PeakBefore >= tightFill*float64(s.Limits.Max.N)
 	b.timeouts()
 	b.knobs()
 	b.size()
@@ -189,10 +194,10 @@ type builder struct {
 	o      Options
 	p      *Plan
 	floors floors
-	// planned are the timeouts after the plan, now those before it.
-	planned ct.Timeouts
-	buckets int64 // after the plan
-	max     int64
+	tight   bool        // the load needs enough of the table for shorter timeouts to matter
+	planned ct.Timeouts // after the plan
+	max     int64       // after the plan
+	buckets int64       // after the plan
 }
 
 func (b *builder) claims(key string) []Claim {

@@ -107,14 +107,40 @@ func (p *Plan) text(w *bufio.Writer) {
 			fmt.Fprintf(w, "  - %s\n", s)
 		}
 	}
-	if len(p.Kept) > 0 {
-		fmt.Fprintln(w, "\nLeft as it is:")
-		for _, k := range p.Kept {
-			fmt.Fprintf(w, "  %-28s %-8s %s\n", strings.TrimPrefix(k.Key, Prefix), k.Value, k.Why)
-		}
-	}
+	p.textKept(w)
 	if len(p.Items) > 0 {
 		fmt.Fprintln(w, "\nTry it: ctwarden apply            (takes it back after ten minutes unless you confirm)")
+	}
+}
+
+// textKept names what stays, one paragraph a reason.
+func (p *Plan) textKept(w *bufio.Writer) {
+	var reasons []string
+	keys := map[string][]string{}
+	for _, k := range p.Kept {
+		if keys[k.Why] == nil {
+			reasons = append(reasons, k.Why)
+		}
+		keys[k.Why] = append(keys[k.Why], strings.TrimPrefix(k.Key, Prefix)+" "+k.Value)
+	}
+	if len(reasons) > 0 {
+		fmt.Fprintln(w, "\nLeft as it is:")
+	}
+	for _, why := range reasons {
+		fmt.Fprintf(w, "  - %s\n", why)
+		const width = 78
+		line := "     "
+		for i, k := range keys[why] {
+			if i < len(keys[why])-1 {
+				k += ","
+			}
+			if len(line)+1+len(k) > width {
+				fmt.Fprintln(w, line)
+				line = "     "
+			}
+			line += " " + k
+		}
+		fmt.Fprintln(w, line)
 	}
 }
 
@@ -166,7 +192,10 @@ func (p *Plan) textSurvival(w *bufio.Writer) {
 
 // String says how a flood ends.
 func (s Stand) String() string {
-	if s.FullAfterSeconds == nil {
+	switch {
+	case s.Unlimited:
+		return "no limit but memory"
+	case s.FullAfterSeconds == nil:
 		return fmt.Sprintf("never full (%s)", percent(s.FillPeak))
 	}
 	return fmt.Sprintf("full in %.0f s, then admits %s", *s.FullAfterSeconds, odds(s.Admitted))

@@ -206,12 +206,13 @@ func (b *builder) longestChain() float64 {
 	return 8
 }
 
-// disposable is the share of a full table that early drop may evict, 0 to 1: as
-// seen now, within a fiftieth and a half where nothing better is known.
+// disposable is the share of a full table that early drop may evict, 0 to 1.
+// Where the load itself nearly fills the table it is as seen now; elsewhere
+// only a flood fills it, and half of it is taken to be the flood's.
 func (b *builder) disposable() float64 {
 	c := b.s.Census
-	if c == nil || c.Entries < 100 {
-		return 0.1
+	if c == nil || c.Entries < 100 || b.p.Demand.PeakAfter < float64(b.max)/2 {
+		return 0.5
 	}
 	n := c.Sum(func(k ct.ClassKey) bool { return !k.Assured })
 	return min(max(c.Share(n), 0.02), 0.5)
@@ -260,7 +261,7 @@ func worthResize(now, then BucketChoice) bool {
 	if !now.Fits && then.FullChain < now.FullChain {
 		return true
 	}
-	return now.FullChain >= 2*then.FullChain && now.FullChain > 4 || then.Admitted >= now.Admitted+0.1
+	return now.MeanChain >= 2*then.MeanChain && now.MeanChain > 4 || then.Admitted >= now.Admitted+0.1
 }
 
 func byteSize(n int64) string {

@@ -16,6 +16,8 @@ type Survival struct {
 type Stand struct {
 	// FullAfterSeconds is when the table is full; nil if it never is.
 	FullAfterSeconds *float64 `json:"full_after_seconds"`
+	// Unlimited is set where max is 0: it takes memory until there is none.
+	Unlimited bool `json:"unlimited,omitempty"`
 	// FillPeak is the share of max that it reaches, at most 1.
 	FillPeak float64 `json:"fill_peak"`
 	// Admitted are the odds of a new flow once the table is full, 0 to 1.
@@ -52,7 +54,7 @@ func (b *builder) stand(limit, buckets int64, timeout int32, assured bool) Stand
 	base := float64(b.s.Limits.Count.Or(0))
 	rate := b.o.FloodRate
 	if limit <= 0 { // no limit: never full, until memory is
-		return Stand{Admitted: 1}
+		return Stand{Unlimited: true, Admitted: 1}
 	}
 	free := max(float64(limit)-base, 0)
 	if load := rate * float64(max(timeout, 0)); load <= free {

@@ -18,6 +18,10 @@ const keepaliveFloor = 7440
 // timeout to be worth its risk.
 const worthShare = 0.05
 
+// leakShare is the part of max that connections idle beyond a proposal must
+// hold to be worth collecting while the table is not tight.
+const leakShare = 0.02
+
 // advice is what a timeout could be lowered to, and what stands against it.
 type advice struct {
 	key    ct.TimeoutKey
@@ -152,7 +156,6 @@ func floorsFor(r Role, s *ct.Snapshot) floors {
 // timeouts decides every timeout that the kernel has, and leaves the outcome
 // in b.planned.
 func (b *builder) timeouts() {
-	b.planned = b.s.Timeouts
 	defaults := ct.DefaultTimeouts(b.s.Version)
 	for i := range adviceTable {
 		a := &adviceTable[i]
@@ -217,13 +220,15 @@ func (b *builder) lower(a *advice, now int32) {
 	}
 	switch share, known := b.share(a.key); {
 	case now <= to && to == floor && now <= floor:
-		b.keep(key, itoa(now), b.floorReason(a.key, now))
+		b.keep(key, itoa(now), b.floorReason(a.key))
 	case now <= to:
-		b.keep(key, itoa(now), "not above "+span(to))
+		b.keep(key, itoa(now), "no higher than proposed")
 	case !known:
-		b.keep(key, itoa(now), "whether its entries are many could not be seen")
+		b.keep(key, itoa(now), "how many entries wait for them could not be seen")
+	case !b.tight && !b.idleLeak(a.key, to):
+		b.keep(key, itoa(now), "the table has room enough: nothing to gain")
 	case share < worthShare && !b.idleLeak(a.key, to):
-		b.keep(key, itoa(now), fmt.Sprintf("its entries are %s of the table: nothing to gain", percent(share)))
+		b.keep(key, itoa(now), "their entries are less than "+percent(worthShare)+" of the table: nothing to gain")
 	default:
 		b.planned.Set(a.key, to)
 		b.add(Item{Key: key, From: itoa(now), To: itoa(to), ActsOn: a.actsOn,
@@ -232,10 +237,10 @@ func (b *builder) lower(a *advice, now int32) {
 	}
 }
 
-func (b *builder) floorReason(k ct.TimeoutKey, now int32) string {
+func (b *builder) floorReason(k ct.TimeoutKey) string {
 	floor := b.floors[k]
 	if floor >= 60 && b.p.Role == RoleGateway && k != ct.TimeoutTCPEstablished {
-		return fmt.Sprintf("the RFCs ask a NAT for %s; %s is not shortened further", span(floor), span(now))
+		return "the RFCs ask this of a NAT or more (transitory 240 s, UDP 120 s, ICMP 60 s): not shortened further"
 	}
 	return "at its floor of " + span(floor)
 }
@@ -252,7 +257,7 @@ func (b *builder) idleLeak(k ct.TimeoutKey, to int32) bool {
 			over += idleBeyond(c, float64(to))
 		}
 	}
-	return over >= 0.01*float64(b.s.Census.Entries)
+	return b.scaled(uint64(over)) >= leakShare*float64(b.s.Limits.Max.N)
 }
 
 func (b *builder) whyLower(k ct.TimeoutKey, share float64, now, to int32) string {
