@@ -192,17 +192,26 @@ func (tx *Tx) Begin(o Op) (id string, err error) {
 	return o.ID, tx.append(&record{Time: o.Time, ID: o.ID, Op: &o})
 }
 
-// Mark records a step of an operation. Finished operations are not moved
-// again: ErrFinal.
+// Mark records a step of an operation. One that is final is not moved again:
+// ErrFinal.
 func (tx *Tx) Mark(id string, c Change) error {
 	o := tx.log.Op(id)
 	if o == nil {
 		return fmt.Errorf("%q: %w", id, ErrUnknown)
 	}
-	if !o.State.Open() {
+	if o.State.Final() {
 		return fmt.Errorf("%q is %s: %w", id, o.State, ErrFinal)
 	}
 	return tx.append(&record{Time: tx.j.opt.Now().UTC(), ID: id, Change: &c})
+}
+
+// Note adds to the data of an operation, in whatever state it is.
+func (tx *Tx) Note(id string, data map[string]string) error {
+	o := tx.log.Op(id)
+	if o == nil {
+		return fmt.Errorf("%q: %w", id, ErrUnknown)
+	}
+	return tx.append(&record{Time: tx.j.opt.Now().UTC(), ID: id, Change: &Change{State: o.State, NoteOnly: true, Data: data}})
 }
 
 func (tx *Tx) append(r *record) error {

@@ -43,6 +43,10 @@ func (s State) Open() bool {
 	return s == Planned || s == Written || s == Verified || s == Deferred
 }
 
+// Final reports whether nothing can move it any more. What was confirmed can
+// still be taken back.
+func (s State) Final() bool { return !s.Open() && s != Confirmed }
+
 // known reports whether s is one of the states above.
 func (s State) known() bool {
 	switch s {
@@ -125,6 +129,8 @@ type Change struct {
 	Counts map[string]uint64 `json:"counts,omitempty"`
 	Trial  *Trial            `json:"trial,omitempty"`
 	Data   map[string]string `json:"data,omitempty"` // merged, name by name
+	// NoteOnly leaves all states as they are.
+	NoteOnly bool `json:"note_only,omitempty"`
 }
 
 // record is what a line holds: an operation's beginning or a step of it.
@@ -140,6 +146,9 @@ type record struct {
 func (o *Op) apply(c *Change, at time.Time) {
 	for i := range o.Settings {
 		s := &o.Settings[i]
+		if c.NoteOnly {
+			break
+		}
 		if len(c.Keys) == 0 || slices.Contains(c.Keys, s.Key) {
 			s.State = c.State
 			s.Note = c.Note
@@ -164,7 +173,9 @@ func (o *Op) apply(c *Change, at time.Time) {
 		maps.Copy(o.Data, c.Data)
 	}
 	o.Changed = at
-	o.State = o.derive(c.State)
+	if !c.NoteOnly {
+		o.State = o.derive(c.State)
+	}
 }
 
 // derive is the state of the least finished setting; an operation without

@@ -190,10 +190,10 @@ func (o Options) withDefaults() Options {
 // builder carries a plan through its stages: timeouts decide the demand, the
 // demand the size, both the survival.
 type builder struct {
-	s      *ct.Snapshot
-	o      Options
-	p      *Plan
-	floors floors
+	s       *ct.Snapshot
+	o       Options
+	p       *Plan
+	floors  floors
 	tight   bool        // the load needs enough of the table for shorter timeouts to matter
 	planned ct.Timeouts // after the plan
 	max     int64       // after the plan

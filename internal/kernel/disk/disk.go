@@ -191,6 +191,21 @@ func removeIfThere(fsys FS, path string) error {
 	return err
 }
 
+// Files reads and replaces whole files of a file system.
+type Files struct{ FS }
+
+// WriteFile replaces a file whole, readable by all, and makes its directory if
+// need be.
+func (f Files) WriteFile(path string, data []byte) error {
+	if err := f.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return WriteFile(f.FS, path, data, 0o644)
+}
+
+// RemoveFile deletes a file durably; one that is not there is no error.
+func (f Files) RemoveFile(path string) error { return RemoveFile(f.FS, path) }
+
 // RemoveFile deletes a file durably; a file that is not there is no error.
 func RemoveFile(fsys FS, path string) error {
 	if err := removeIfThere(fsys, path); err != nil {

@@ -249,7 +249,9 @@ func (f *file) Write(b []byte) (int, error) {
 		f.n.data = append(f.n.data, b[:k]...)
 		return k, f.m.ErrFull
 	}
-	f.m.FreeBytes -= len(b)
+	if f.m.Limited {
+		f.m.FreeBytes -= len(b)
+	}
 	f.n.data = append(f.n.data, b...)
 	return len(b), nil
 }

@@ -1,0 +1,106 @@
+package tune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/ctwarden/ctwarden/internal/journal"
+)
+
+func atLeast(value string, least int64) bool {
+	n, err := strconv.ParseInt(value, 10, 64)
+	return err == nil && (n == 0 || n >= least)
+}
+
+func needs(least int64) string {
+	if least == math.MaxInt64 {
+		return "a count that could not be read"
+	}
+	return strconv.FormatInt(least, 10)
+}
+
+// Expire is what the dead-man does at its deadline: it takes the trial back if
+// that is still to be done, and reports whether anything is left to do later.
+// It may be called any number of times.
+func (k *Keeper) Expire(ctx context.Context, id string) (left bool, err error) {
+	err = k.Journal.Do(ctx, func(tx *journal.Tx) error {
+		o := tx.Log().Op(id)
+		switch {
+		case o == nil:
+			return fmt.Errorf("%q: %w", id, journal.ErrUnknown)
+		case !o.State.Open():
+			return nil
+		case o.Boot != k.Boot:
+			return tx.Mark(id, journal.Change{State: journal.Void, Note: "the machine was restarted"})
+		case o.Netns != k.Netns:
+			return fmt.Errorf("%s: %w", id, ErrNotHere)
+		}
+		if o.Data[dataConfirming] != "" {
+			return k.finishConfirm(tx, o)
+		}
+		err := k.revertOp(tx, o, nil, "not confirmed in time")
+		left = o.State.Open()
+		return err
+	})
+	return left || err != nil && retriable(err), err
+}
+
+// retriable reports whether trying again may help.
+func retriable(err error) bool {
+	return !errors.Is(err, journal.ErrUnknown) && !errors.Is(err, ErrNotHere) && !errors.Is(err, journal.ErrNewer)
+}
+
+// Clock waits.
+type Clock interface {
+	// Until returns when CLOCK_BOOTTIME has reached t, or early with the
+	// context's error.
+	Until(ctx context.Context, t time.Duration) error
+}
+
+// retryAfter is the pause between two attempts to finish a trial.
+const retryAfter = 10 * time.Second
+
+// Guard is the life of a dead-man: it watches the trial until the deadline,
+// takes it back, and stays while something is deferred. look may be nil; it
+// reads the machine's health for the watch.
+func (k *Keeper) Guard(ctx context.Context, id string, clock Clock, look func() (Health, error)) error {
+	log, err := k.Journal.Read()
+	if err != nil {
+		return err
+	}
+	o := log.Op(id)
+	if o == nil {
+		return fmt.Errorf("%q: %w", id, journal.ErrUnknown)
+	}
+	var deadline time.Duration
+	if o.Trial != nil {
+		deadline = time.Duration(o.Trial.DeadlineMillis) * time.Millisecond
+	}
+	w := newWatch(o)
+	for len(standing(o)) > 0 && k.Boottime() < deadline {
+		next := min(k.Boottime()+watchEvery, deadline)
+		if err := clock.Until(ctx, next); err != nil {
+			return err
+		}
+		var done bool
+		if o, done = k.watchOnce(ctx, o, w, look); done {
+			return nil
+		}
+	}
+	for {
+		left, err := k.Expire(ctx, id)
+		if !left {
+			return err
+		}
+		if err != nil {
+			k.say("%s: %v; trying again", id, err)
+		}
+		if err := clock.Until(ctx, k.Boottime()+retryAfter); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,565 @@
+package tune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/disk"
+	"github.com/ctwarden/ctwarden/internal/kernel/disk/disktest"
+)
+
+const keyTimeWait = Prefix + "tcp_timeout_time_wait"
+
+// box is a machine in memory: settings, a disk that can die, a clock.
+type box struct {
+	t        *testing.T
+	disk     *disktest.Mem
+	settings map[string]string
+	readOnly map[string]bool
+	refuse   map[string]error
+	// onWrite runs after a write, as another process would.
+	onWrite func(key string)
+	count   int64
+	boot    string
+	now     time.Duration
+	armed   map[string]time.Duration
+	armErr  error
+	writes  []string
+}
+
+func newBox(t *testing.T) *box {
+	return &box{t: t, disk: &disktest.Mem{}, boot: "boot-1", now: time.Hour, count: 1000,
+		settings: map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30"},
+		readOnly: map[string]bool{}, refuse: map[string]error{}, armed: map[string]time.Duration{}}
+}
+
+func (b *box) Read(key string) (string, error) {
+	v, ok := b.settings[key]
+	if !ok {
+		return "", fmt.Errorf("read %s: %w", key, fs.ErrNotExist)
+	}
+	return v, nil
+}
+
+func (b *box) Write(key, value string) (string, error) {
+	if err := b.disk.Step("set %s=%s", key, value); err != nil {
+		return "", err
+	}
+	if err := b.refuse[key]; err != nil {
+		return "", err
+	}
+	if b.readOnly[key] {
+		return "", fs.ErrPermission
+	}
+	b.settings[key] = value
+	b.writes = append(b.writes, strings.TrimPrefix(key, Prefix)+"="+value)
+	if b.onWrite != nil {
+		b.onWrite(key)
+	}
+	return b.settings[key], nil
+}
+
+func (b *box) Writable(key string) (bool, error) { return !b.readOnly[key], nil }
+
+func (b *box) Arm(id string, deadline time.Duration) (string, error) {
+	if err := b.disk.Step("arm"); err != nil {
+		return "", err
+	}
+	if b.armErr != nil {
+		return "", b.armErr
+	}
+	b.armed[id] = deadline
+	return "pid 1", nil
+}
+
+func (b *box) Disarm(id, _ string) error {
+	delete(b.armed, id)
+	return nil
+}
+
+func (b *box) keeper() *Keeper {
+	return &Keeper{Settings: b, Files: disk.Files{FS: b.disk}, Deadman: b,
+		Journal: journal.New(b.disk, "/state", journal.Options{LockWait: time.Millisecond,
+			Now: func() time.Time { return time.Unix(1_790_000_000, 0) }}),
+		Boot: b.boot, Netns: 7, Boottime: func() time.Duration { return b.now },
+		HighestCount: func() (int64, error) { return b.count, nil }}
+}
+
+func (b *box) plan() *Plan {
+	return &Plan{Schema: PlanSchema, Items: []Item{
+		{Key: KeyBuckets, From: "65536", To: "131072"},
+		{Key: KeyMax, From: "65536", To: "262144"},
+		{Key: keyTimeWait, From: "120", To: "30"}}}
+}
+
+func (b *box) apply(trial time.Duration) string {
+	b.t.Helper()
+	id, err := b.keeper().Apply(b.t.Context(), b.plan(), ApplyOptions{Trial: trial, Actor: "test", Why: "test"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return id
+}
+
+func (b *box) op(id string) *journal.Op {
+	b.t.Helper()
+	log, err := b.keeper().Journal.Read()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return log.Op(id)
+}
+
+var (
+	oldValues = map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30"}
+	newValues = map[string]string{KeyBuckets: "131072", KeyMax: "262144", keyTimeWait: "30", Prefix + "udp_timeout": "30"}
+)
+
+const wantFile = `# Written by ctwarden confirm.
+# The keys exist only once nf_conntrack is loaded: see modules-load.d.
+net.netfilter.nf_conntrack_buckets = 131072
+net.netfilter.nf_conntrack_max = 262144
+net.netfilter.nf_conntrack_tcp_timeout_time_wait = 30
+`
+
+func TestApplyOrderAndTrial(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(10 * time.Minute)
+	if want := []string{"buckets=131072", "max=262144", "tcp_timeout_time_wait=30"}; !slices.Equal(b.writes, want) {
+		t.Errorf("written %v, want %v", b.writes, want)
+	}
+	if o := b.op(id); o.State != journal.Verified || o.Trial.DeadlineMillis != (70*time.Minute).Milliseconds() || o.Trial.Deadman != "pid 1" {
+		t.Errorf("operation %+v, trial %+v", o, o.Trial)
+	}
+	// The dead-man was armed, on record, before the first value was written.
+	calls := b.disk.Calls
+	if arm, set := slices.Index(calls, "arm"), slices.IndexFunc(calls, func(c string) bool { return strings.HasPrefix(c, "set") }); arm < 0 || arm > set {
+		t.Errorf("armed at step %d, first write at %d: %q", arm, set, calls)
+	}
+	for name := range b.disk.Files() {
+		if strings.HasPrefix(name, "/etc") {
+			t.Errorf("%s was written before the confirmation", name)
+		}
+	}
+	if _, err := b.keeper().Apply(t.Context(), b.plan(), ApplyOptions{Trial: time.Minute}); !errors.Is(err, ErrOnTrial) {
+		t.Errorf("a second trial: %v", err)
+	}
+	b.writes = nil
+	b.now = 71 * time.Minute
+	if left, err := b.keeper().Expire(t.Context(), id); left || err != nil {
+		t.Errorf("expiry: left %v, %v", left, err)
+	}
+	if want := []string{"tcp_timeout_time_wait=120", "max=65536", "buckets=65536"}; !slices.Equal(b.writes, want) {
+		t.Errorf("taken back %v, want %v", b.writes, want)
+	}
+	b.writes = nil
+	if left, err := b.keeper().Expire(t.Context(), id); left || err != nil || len(b.writes) > 0 {
+		t.Errorf("a second expiry: left %v, %v, wrote %v", left, err, b.writes)
+	}
+}
+
+func TestConfirmAndRevert(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(10 * time.Minute)
+	op, err := b.keeper().Confirm(t.Context(), "")
+	if err != nil || op.ID != id || op.State != journal.Confirmed {
+		t.Fatalf("confirm: %+v, %v", op, err)
+	}
+	files := b.disk.Files()
+	if files[SysctlPath] != wantFile || !strings.HasSuffix(files[ModulesLoadPath], "\nnf_conntrack\n") {
+		t.Errorf("files: %q, %q", files[SysctlPath], files[ModulesLoadPath])
+	}
+	if len(b.armed) > 0 {
+		t.Error("the dead-man is still armed")
+	}
+	b.now += 24 * time.Hour
+	if left, err := b.keeper().Expire(t.Context(), id); left || err != nil || !maps.Equal(b.settings, newValues) {
+		t.Errorf("a dead-man after the confirmation: %v %v %v", left, err, b.settings)
+	}
+	if op, err = b.keeper().Revert(t.Context(), "", "asked"); err != nil || op.State != journal.Reverted {
+		t.Fatalf("revert: %+v, %v", op, err)
+	}
+	files = b.disk.Files()
+	if _, ok := files[SysctlPath]; ok || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("after the revert: %v, file %q", b.settings, files[SysctlPath])
+	}
+	if _, err := b.keeper().Revert(t.Context(), "", "asked"); !errors.Is(err, ErrNothing) {
+		t.Errorf("a second revert: %v", err)
+	}
+}
+
+func TestConfirmMerges(t *testing.T) {
+	b := newBox(t)
+	b.apply(0)
+	p := &Plan{Items: []Item{{Key: Prefix + "udp_timeout", To: "20"}, {Key: keyTimeWait, To: "60"}}}
+	if _, err := b.keeper().Apply(t.Context(), p, ApplyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got := b.disk.Files()[SysctlPath]
+	for _, want := range []string{"nf_conntrack_max = 262144", "udp_timeout = 20", "time_wait = 60"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the file lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+// TestEveryDeath kills apply, confirm and revert at every call that changes
+// anything: files, syncs, settings, the dead-man. What the next run finds is
+// made whole: all old or all new, readable, and open to a revert.
+func TestEveryDeath(t *testing.T) {
+	for _, story := range []struct {
+		name  string
+		setUp func(b *box)
+		run   func(b *box) error
+	}{
+		{"apply on trial", func(*box) {}, func(b *box) error {
+			_, err := b.keeper().Apply(context.Background(), b.plan(), ApplyOptions{Trial: time.Minute})
+			return err
+		}},
+		{"apply now", func(*box) {}, func(b *box) error {
+			_, err := b.keeper().Apply(context.Background(), b.plan(), ApplyOptions{})
+			return err
+		}},
+		{"confirm", func(b *box) { b.apply(time.Minute) }, func(b *box) error {
+			_, err := b.keeper().Confirm(context.Background(), "")
+			return err
+		}},
+		{"revert a trial", func(b *box) { b.apply(time.Minute) }, func(b *box) error {
+			_, err := b.keeper().Revert(context.Background(), "", "asked")
+			return err
+		}},
+		{"revert what was confirmed", func(b *box) { b.apply(0) }, func(b *box) error {
+			_, err := b.keeper().Revert(context.Background(), "", "asked")
+			return err
+		}},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			dry := newBox(t)
+			story.setUp(dry)
+			before := len(dry.disk.Calls)
+			if err := story.run(dry); err != nil {
+				t.Fatal(err)
+			}
+			points := len(dry.disk.Calls) - before
+			t.Logf("%d fault points", points)
+			if points < 5 {
+				t.Fatalf("only %d fault points: %q", points, dry.disk.Calls[before:])
+			}
+			for at := 1; at <= points; at++ {
+				for _, half := range []bool{false, true} {
+					for _, power := range []bool{false, true} {
+						crash(t, story.setUp, story.run, at, half, power)
+					}
+				}
+			}
+		})
+	}
+}
+
+func crash(t *testing.T, setUp func(*box), run func(*box) error, at int, half, power bool) {
+	b := newBox(t)
+	setUp(b)
+	b.disk.Calls = nil
+	b.disk.DieAt, b.disk.Half = at, half
+	if err := run(b); err == nil {
+		t.Fatalf("death at %d was not noticed", at)
+	}
+	died := b.disk.Calls[len(b.disk.Calls)-1]
+	b.disk.Restart(power)
+	if power { // the kernel forgets; what boots is what the files say
+		b.boot, b.now = "boot-2", time.Minute
+		b.settings = maps.Clone(oldValues)
+		loadFile(b)
+	}
+	where := fmt.Sprintf("death at %d (%s), half %v, power cut %v", at, died, half, power)
+	wholeAfter(t, b, where)
+}
+
+// loadFile does at boot what systemd-sysctl does.
+func loadFile(b *box) {
+	for line := range strings.Lines(b.disk.Files()[SysctlPath]) {
+		if key, v, ok := strings.Cut(line, " = "); ok {
+			b.settings[key] = strings.TrimSpace(v)
+		}
+	}
+}
+
+// wholeAfter lets the next run do its work and checks what it leaves.
+func wholeAfter(t *testing.T, b *box, where string) {
+	t.Helper()
+	k := b.keeper()
+	if err := k.do(t.Context(), func(*journal.Tx) error { return nil }); err != nil {
+		t.Fatalf("%s: next run: %v", where, err)
+	}
+	if !maps.Equal(b.settings, oldValues) && !maps.Equal(b.settings, newValues) {
+		t.Fatalf("%s: settings are neither old nor new: %v", where, b.settings)
+	}
+	files := b.disk.Files()
+	sysctl, has := files[SysctlPath]
+	if has && sysctl != wantFile {
+		t.Fatalf("%s: half a file: %q", where, sysctl)
+	}
+	if _, module := files[ModulesLoadPath]; has && !module {
+		t.Fatalf("%s: settings without the module", where)
+	}
+	log, err := k.Journal.Read()
+	if err != nil || log.Damaged+log.TornBytes+log.Newer > 0 {
+		t.Fatalf("%s: journal %+v, %v", where, log, err)
+	}
+	// A machine with new values knows how to go back.
+	if maps.Equal(b.settings, newValues) && b.boot == "boot-1" {
+		if op, err := k.Revert(t.Context(), "", "test"); err != nil || op.State != journal.Reverted {
+			t.Fatalf("%s: revert: %+v, %v", where, op, err)
+		}
+		if !maps.Equal(b.settings, oldValues) {
+			t.Fatalf("%s: reverted to %v", where, b.settings)
+		}
+	}
+}
+
+// TestPowerCutInMidTrial: the kernel comes up with the old values, and nothing
+// is replayed.
+func TestPowerCutInMidTrial(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Hour)
+	b.disk.Restart(true)
+	b.boot, b.now, b.settings, b.writes = "boot-2", time.Second, maps.Clone(oldValues), nil
+	if left, err := b.keeper().Expire(t.Context(), id); left || err != nil {
+		t.Errorf("expiry after the restart: %v %v", left, err)
+	}
+	if o := b.op(id); o.State != journal.Void || len(b.writes) > 0 {
+		t.Errorf("state %s, writes %v", o.State, b.writes)
+	}
+}
+
+func TestFullTableDefersMax(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	b.count = 60_000 // below the old max, above it with the margin
+	b.now += time.Hour
+	left, err := b.keeper().Expire(t.Context(), id)
+	if !left || err != nil || b.settings[KeyMax] != "262144" || b.settings[KeyBuckets] != "131072" || b.settings[keyTimeWait] != "120" {
+		t.Fatalf("left %v, %v: %v", left, err, b.settings)
+	}
+	if o := b.op(id); o.State != journal.Deferred || !strings.Contains(o.Setting(KeyMax).Note, "72000") {
+		t.Errorf("operation %+v", o)
+	}
+	b.count = 54_613 // times 1.2 is 65,536
+	if left, err = b.keeper().Expire(t.Context(), id); left || err != nil || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("drained: left %v, %v, %v", left, err, b.settings)
+	}
+}
+
+func TestUnknownCountHoldsMax(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	k := b.keeper()
+	k.HighestCount = func() (int64, error) { return 0, errors.New("no") }
+	if left, _ := k.Expire(t.Context(), id); !left || b.settings[KeyMax] != "262144" {
+		t.Errorf("max came down to %s although the count is unknown", b.settings[KeyMax])
+	}
+}
+
+func TestForeignWrites(t *testing.T) {
+	t.Run("before", func(t *testing.T) {
+		b := newBox(t)
+		b.settings[KeyMax] = "100000"
+		if _, err := b.keeper().Apply(t.Context(), b.plan(), ApplyOptions{}); !errors.Is(err, ErrStale) || len(b.writes) > 0 {
+			t.Errorf("error %v, writes %v", err, b.writes)
+		}
+	})
+	t.Run("during apply", func(t *testing.T) {
+		b := newBox(t)
+		b.onWrite = func(key string) {
+			if key == keyTimeWait {
+				b.onWrite = nil
+				b.settings[KeyMax] = "300000"
+			}
+		}
+		if _, err := b.keeper().Apply(t.Context(), b.plan(), ApplyOptions{}); err == nil {
+			t.Error("the lost race was not noticed")
+		}
+		if b.settings[KeyMax] != "300000" || b.settings[keyTimeWait] != "120" || b.settings[KeyBuckets] != "65536" {
+			t.Errorf("settings %v: theirs must stay, ours go", b.settings)
+		}
+	})
+	t.Run("during the trial", func(t *testing.T) {
+		b := newBox(t)
+		id := b.apply(time.Minute)
+		b.settings[keyTimeWait] = "45"
+		if _, err := b.keeper().Confirm(t.Context(), ""); !errors.Is(err, ErrStale) {
+			t.Errorf("confirm: %v", err)
+		}
+		op, err := b.keeper().Revert(t.Context(), id, "asked")
+		if err != nil || b.settings[keyTimeWait] != "45" || b.settings[KeyMax] != "65536" {
+			t.Errorf("%v: %v", err, b.settings)
+		}
+		if op.Setting(keyTimeWait).State != journal.Foreign {
+			t.Errorf("state %s", op.Setting(keyTimeWait).State)
+		}
+	})
+}
+
+func TestNothingHalfDone(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		set  func(b *box)
+		want error
+	}{
+		{"the host's max", func(b *box) { b.readOnly[KeyMax] = true }, ErrHostsOnly},
+		{"no dead-man", func(b *box) { b.armErr = errors.New("fork failed") }, ErrDeadman},
+		{"refused by the kernel", func(b *box) { b.refuse[keyTimeWait] = syscall.EINVAL }, syscall.EINVAL},
+		{"no such key", func(b *box) { delete(b.settings, keyTimeWait) }, fs.ErrNotExist},
+		{"full disk", func(b *box) { b.disk.Limited, b.disk.ErrFull = true, syscall.ENOSPC }, syscall.ENOSPC},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBox(t)
+			tt.set(b)
+			before := maps.Clone(b.settings)
+			_, err := b.keeper().Apply(t.Context(), b.plan(), ApplyOptions{Trial: time.Minute})
+			if !errors.Is(err, tt.want) || !maps.Equal(b.settings, before) {
+				t.Errorf("error %v, settings %v", err, b.settings)
+			}
+			if len(b.armed) > 0 {
+				t.Error("a dead-man was left behind")
+			}
+		})
+	}
+}
+
+// TestFullDiskInMidTrial: the confirmation is refused and the trial goes on;
+// the undo needs no space.
+func TestFullDiskInMidTrial(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	b.disk.Limited, b.disk.ErrFull = true, syscall.ENOSPC
+	if _, err := b.keeper().Confirm(t.Context(), ""); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("confirm: %v", err)
+	}
+	b.now += time.Hour
+	if _, err := b.keeper().Expire(t.Context(), id); !errors.Is(err, syscall.ENOSPC) || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("expiry: %v, %v", err, b.settings)
+	}
+	b.disk.Limited = false
+	if err := b.keeper().do(t.Context(), func(*journal.Tx) error { return nil }); err != nil || b.op(id).State != journal.Reverted {
+		t.Errorf("with space again: %v, %s", err, b.op(id).State)
+	}
+}
+
+func TestRevertOnAFullDisk(t *testing.T) {
+	b := newBox(t)
+	b.apply(time.Minute)
+	b.disk.Limited, b.disk.ErrFull = true, syscall.ENOSPC
+	if _, err := b.keeper().Revert(t.Context(), "", "asked"); !errors.Is(err, syscall.ENOSPC) || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("revert: %v, %v", err, b.settings)
+	}
+}
+
+func TestAnotherNamespaceIsLeftAlone(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	k := b.keeper()
+	k.Netns = 8
+	if _, err := k.Revert(t.Context(), id, "asked"); !errors.Is(err, ErrNotHere) {
+		t.Errorf("revert from another namespace: %v", err)
+	}
+	b.now += time.Hour
+	if err := k.do(t.Context(), func(*journal.Tx) error { return nil }); err != nil || !maps.Equal(b.settings, newValues) {
+		t.Errorf("%v: %v", err, b.settings)
+	}
+}
+
+// clock moves the box's time as a dead-man waits.
+type clock struct {
+	b    *box
+	tick func()
+}
+
+func (c clock) Until(ctx context.Context, t time.Duration) error {
+	c.b.now = max(c.b.now, t)
+	if c.tick != nil {
+		c.tick()
+	}
+	return ctx.Err()
+}
+
+func TestGuardWaitsForTheTableToDrain(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	b.count = 100_000
+	c := clock{b, func() { b.count -= 1000 }}
+	if err := b.keeper().Guard(t.Context(), id, c, nil); err != nil || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("%v: %v", err, b.settings)
+	}
+	if b.count > 54_613 {
+		t.Errorf("max came down at a count of %d", b.count)
+	}
+}
+
+func TestGuardStopsAfterConfirm(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Hour)
+	c := clock{b, func() {
+		if _, err := b.keeper().Confirm(t.Context(), ""); err != nil && !errors.Is(err, ErrNothing) {
+			t.Fatal(err)
+		}
+	}}
+	started := b.now
+	if err := b.keeper().Guard(t.Context(), id, c, nil); err != nil || b.now-started > time.Minute || !maps.Equal(b.settings, newValues) {
+		t.Errorf("%v after %s: %v", err, b.now-started, b.settings)
+	}
+}
+
+// TestEarlyRevert: what is to blame goes back, the rest stays on trial.
+func TestEarlyRevert(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		per  Health // a second
+		free int64
+		want map[string]string
+	}{
+		{"calm", Health{Invalid: 6, Resets: 2}, 50, newValues},
+		{"resets", Health{Resets: 500}, 50, map[string]string{KeyBuckets: "131072", KeyMax: "262144", keyTimeWait: "120"}},
+		{"invalid packets", Health{Invalid: 500}, 50, map[string]string{KeyBuckets: "131072", KeyMax: "262144", keyTimeWait: "120"}},
+		{"memory", Health{}, 2, map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "30"}},
+		{"refusals never lower max", Health{Refused: 100_000}, 50, newValues},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBox(t)
+			base := Baseline(Health{}, Health{At: 10 * time.Second, Invalid: 50, Resets: 20})
+			id, err := b.keeper().Apply(t.Context(), b.plan(), ApplyOptions{Trial: time.Minute, Baseline: base})
+			if err != nil {
+				t.Fatal(err)
+			}
+			look := func() (Health, error) {
+				s := uint64(b.now / time.Second)
+				return Health{At: b.now, Invalid: s * tt.per.Invalid, Resets: s * tt.per.Resets,
+					Refused: s * tt.per.Refused, AvailableBytes: tt.free, TotalBytes: 100}, nil
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			c := clock{b, func() {
+				if b.now >= time.Hour+40*time.Second {
+					cancel()
+				}
+			}}
+			if err := b.keeper().Guard(ctx, id, c, look); !errors.Is(err, context.Canceled) {
+				t.Errorf("guard: %v", err)
+			}
+			for key, v := range tt.want {
+				if b.settings[key] != v {
+					t.Errorf("%s is %s, want %s", key, b.settings[key], v)
+				}
+			}
+		})
+	}
+}
