@@ -139,6 +139,12 @@ func sortClasses(list []ct.Class) {
 	})
 }
 
+func sortRates(list []ct.ClassRate) {
+	slices.SortFunc(list, func(a, b ct.ClassRate) int {
+		return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), compareKeys(a.ClassKey, b.ClassKey))
+	})
+}
+
 func compareKeys(a, b ct.ClassKey) int {
 	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.State, b.State),
 		compareBool(a.Assured, b.Assured), compareBool(a.Replied, b.Replied), compareBool(a.NAT, b.NAT))
