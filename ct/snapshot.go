@@ -282,6 +282,16 @@ type Snapshot struct {
 	Census *Census `json:"census,omitempty"` // nil if the table could not be read or was not asked for
 	Rates  *Rates  `json:"rates,omitempty"`  // nil for a single reading
 
+	// Lookalikes is the last reading of what can be mistaken for a full table,
+	// LookalikesBefore the one before the observation; nil if not read.
+	Lookalikes       *Lookalikes `json:"lookalikes,omitempty"`
+	LookalikesBefore *Lookalikes `json:"lookalikes_before,omitempty"`
+	// Namespaces are the host's network namespaces, where they were asked for.
+	Namespaces []Namespace `json:"namespaces,omitempty"`
+	// Dying are entries that have left the table and are still counted,
+	// because a reliable listener has not taken their last event.
+	Dying Value `json:"dying,omitzero"`
+
 	Blind []Blind `json:"blind,omitempty"`
 	// SelfAddresses are this namespace's own addresses, Gateways and
 	// Nameservers what it routes through and asks.

@@ -19,7 +19,35 @@ const (
 	codeTimeoutInvalid    = "timeout-invalid"
 	codeTrackingInactive  = "tracking-inactive"
 	codeCannotSee         = "cannot-see"
+
+	codeBucketsTooFew             = "buckets-too-few"
+	codeBucketsTooMany            = "buckets-too-many"
+	codeLongChains                = "long-chains"
+	codeInsertRace                = "insert-race"
+	codeFloodICMP                 = "flood-icmp"
+	codeOneDestination            = "one-destination"
+	codeHalfClosedMass            = "half-closed-mass"
+	codeEstablishedBelowKeepalive = "established-below-keepalive"
+	codeMaxRetransZero            = "max-retrans-zero"
+	codeMaxUnlimited              = "max-unlimited"
+	codeMaxBelowCount             = "max-below-count"
+	codeSettingNotLive            = "setting-not-live"
+	codeSettingLostAtBoot         = "setting-lost-at-boot"
+	codeSettingOverridden         = "setting-overridden"
+	codeDeadSetting               = "dead-setting"
+	codeOtherNamespaceFull        = "other-namespace-full"
+	codeEntriesPinned             = "entries-pinned"
+	codeExpectationFull           = "expectation-table-full"
+	codeNeighbourOverflow         = "neighbour-table-overflow"
+	codeSynBacklog                = "syn-backlog-overflow"
+	codeSocketMemory              = "socket-memory"
+	codePortExhaustion            = "port-exhaustion"
+	codeCloudLimit                = "cloud-limit"
+	codeLogInvalidOn              = "log-invalid-on"
+	codeLogUnlimited              = "log-unlimited"
+	codeExpiredLinger             = "expired-linger"
+	codeNotrackCandidate          = "notrack-candidate"
 )
 
 // symptoms are what every cause of a filling table explains.
-var symptoms = []string{codeTableFull, codeTableNearFull, codeEarlyDropActive}
+var symptoms = []string{codeTableFull, codeTableNearFull, codeEarlyDropActive, codeOneDestination}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/klog"
+	"github.com/ctwarden/ctwarden/internal/owners"
 	"github.com/ctwarden/ctwarden/internal/report"
 )
 
@@ -30,6 +31,8 @@ type Input struct {
 	// Namespaces names network namespaces by inode, so that one that a log
 	// line names can be tied to its owner. It may be incomplete or nil.
 	Namespaces map[uint64]ct.Netns
+	// Owners says who sets each value; nil if it was not looked at.
+	Owners *owners.Report
 }
 
 // finding is a finding on its way to the verdict.
@@ -63,13 +66,40 @@ var registry = []check{
 	{codeOneSource, oneSource},
 	{codeFloodSYN, floodSYN},
 	{codeFloodUDP, floodUDP},
+	{codeFloodICMP, floodICMP},
+	{codeHalfClosedMass, halfClosedMass},
+	{codeOneDestination, oneDestination},
+	{codeLongChains, longChains},
+	{codeEntriesPinned, entriesPinned},
 	{codeTimeoutInvalid, timeoutInvalid},
+	{codeMaxRetransZero, maxRetransZero},
+	{codeMaxBelowCount, maxBelowCount},
+	{codeMaxUnlimited, maxUnlimited},
+	{codeCloudLimit, cloudLimit},
+	{codeNeighbourOverflow, neighbourOverflow},
+	{codeSynBacklog, synBacklogOverflow},
+	{codeSocketMemory, socketMemory},
+	{codePortExhaustion, portExhaustion},
+	{codeExpectationFull, expectationTableFull},
 	{codeTableFull, tableFull},
 	{codeTableNearFull, tableNearFull},
 	{codeTableWasFull, tableWasFull},
 	{codeEarlyDropDefeated, earlyDropDefeated},
 	{codeEarlyDropActive, earlyDropActive},
+	{codeOtherNamespaceFull, otherNamespaceFull},
+	{codeInsertRace, insertRace},
+	{codeBucketsTooFew, bucketsTooFew},
+	{codeBucketsTooMany, bucketsTooMany},
 	{codeMaxExceedsMemory, maxExceedsMemory},
+	{codeEstablishedBelowKeepalive, establishedBelowKeepalive},
+	{codeSettingLostAtBoot, settingLostAtBoot},
+	{codeSettingOverridden, settingOverridden},
+	{codeSettingNotLive, settingNotLive},
+	{codeDeadSetting, deadSetting},
+	{codeLogInvalidOn, logInvalidOn},
+	{codeLogUnlimited, logUnlimited},
+	{codeExpiredLinger, expiredLinger},
+	{codeNotrackCandidate, notrackCandidate},
 	{codeTrackingInactive, trackingInactive},
 	{codeCannotSee, cannotSee},
 }

@@ -20,7 +20,7 @@ func maxExceedsMemory(f *facts) []finding {
 	if m.AvailableBytes.Known {
 		have = min(have, m.AvailableBytes.N+f.peak*f.entryBytes())
 	}
-	fd := finding{}
+	fd := finding{explains: []string{codeBucketsTooFew}}
 	switch {
 	case need > have:
 		fd.Severity = report.Warning

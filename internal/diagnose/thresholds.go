@@ -46,6 +46,22 @@ const (
 	// memoryRefuse of it what no advice of ours goes beyond.
 	memoryShare  = 0.25
 	memoryAdvice = 0.10
+	// costlyChain is the mean chain at the limit from which look-ups cost more
+	// than they should: the classic four entries a bucket make eight links.
+	costlyChain = 16
+	// raceRate is how many packets a second lost in races are worth a word.
+	raceRate = 1
+	// expiringShare of entries with a second or less left is unusual.
+	expiringShare = 0.30
+	// nearLimit is the share of a neighbour's own limit that matters.
+	nearLimit = 0.80
+	// natPorts is what a masquerading address offers towards one destination:
+	// 1024 to 65535 (nf_nat_l4proto_unique_tuple).
+	natPorts = 64512
+	// pinnedLeast and pinnedShare are how many entries must be counted and not
+	// shown before something holds them.
+	pinnedLeast = 500
+	pinnedShare = 0.05
 	// minEntries is the number of entries under which shares say nothing.
 	minEntries = 100
 )

@@ -80,9 +80,9 @@ func count[T ~int | ~int64 | ~uint64](n T, noun string) string {
 	return num(n) + " " + noun + "s"
 }
 
-// sentence gives a text its capital letter.
+// sentence gives a text its capital letter, unless it begins with a key.
 func sentence(s string) string {
-	if s == "" {
+	if s == "" || strings.HasPrefix(s, "net.") || strings.HasPrefix(s, "nf_") {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
