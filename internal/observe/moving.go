@@ -31,6 +31,7 @@ func (r *reader) moving(ctx context.Context) error {
 	}
 	t := r.openTable()
 	defer t.close()
+	r.snap.Lookalikes = r.lookAlikes()
 	first := r.read(t, true)
 	p := census.NewPanel(r.o.Panel, r.o.Seed)
 	r.publish(first)
@@ -38,6 +39,7 @@ func (r *reader) moving(ctx context.Context) error {
 		return err
 	}
 	panelAt := first.at
+	r.dying(ctx, t)
 	if r.o.Observe <= 0 {
 		return nil
 	}
@@ -45,6 +47,7 @@ func (r *reader) moving(ctx context.Context) error {
 		return err
 	}
 	second := r.read(t, false)
+	r.snap.LookalikesBefore, r.snap.Lookalikes = r.snap.Lookalikes, r.lookAlikes()
 	r.publish(second)
 	rates := compare(first, second)
 	if r.snap.Census != nil {

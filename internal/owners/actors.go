@@ -34,7 +34,7 @@ func actors(m *Machine) []Actor {
 	var out []Actor
 	for _, k := range known {
 		for _, p := range m.Processes {
-			if p.Name == k.process || len(p.Args) > 0 && path.Base(p.Args[0]) == k.process {
+			if p.Name == k.process || runs(p, k.process) {
 				out = append(out, Actor{Name: k.name, Seen: fmt.Sprintf("process %d, %s", p.Pid, k.process), Does: k.does})
 				break
 			}
@@ -43,16 +43,19 @@ func actors(m *Machine) []Actor {
 	return out
 }
 
-func isKubeProxy(p Process) bool {
-	if p.Name == "kube-proxy" {
-		return true
-	}
-	for _, a := range p.Args[:min(2, len(p.Args))] {
-		if path.Base(a) == "kube-proxy" {
+// runs reports whether a process is the program, or an interpreter that runs
+// its script.
+func runs(p Process, program string) bool {
+	for _, a := range p.Args[:min(3, len(p.Args))] {
+		if path.Base(a) == program {
 			return true
 		}
 	}
 	return false
+}
+
+func isKubeProxy(p Process) bool {
+	return p.Name == "kube-proxy" || runs(p, "kube-proxy")
 }
 
 // commandLineStage reads sysctl.KEY=VALUE of the kernel command line, which
@@ -74,4 +77,16 @@ func commandLineStage(m *Machine) []Assignment {
 		}
 	}
 	return out
+}
+
+// Knows reports whether a process of this name may own settings. The kernel
+// cuts names after 15 bytes.
+func Knows(comm string) bool {
+	for _, k := range known {
+		if comm == k.process || len(comm) == 15 && strings.HasPrefix(k.process, comm) {
+			return true
+		}
+	}
+	// Some run as an interpreter's script or under a wrapper's name.
+	return comm == "hyperkube" || comm == "python3" || comm == "python" || comm == "firewalld"
 }
