@@ -105,6 +105,9 @@ func (r *reader) settings() {
 	if s.Tracking.ModuleLoaded == ct.Yes && !s.Limits.Max.Known && err == nil {
 		r.blind("the limits", fs.ErrNotExist, mountProc)
 	}
+	if _, ok := s.Timeouts.Get(ct.TimeoutTCPEstablished); !ok && s.Tracking.ModuleLoaded == ct.Yes && err == nil {
+		r.blind("the timeouts", fs.ErrNotExist, mountProc)
+	}
 	if n, err := r.fs.ExpectCount(); err == nil {
 		s.Limits.ExpectCount = ct.Known(n)
 	} else if !errors.Is(err, fs.ErrNotExist) {
