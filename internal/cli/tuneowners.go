@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"sync"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/procs"
+	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
+	"github.com/ctwarden/ctwarden/internal/owners"
+	"github.com/ctwarden/ctwarden/internal/tune"
+)
+
+// machineOwners answers who else sets a value, from one analysis of the
+// machine.
+type machineOwners struct {
+	report func() *owners.Report
+}
+
+var (
+	_ tune.Owners = machineOwners{}
+	_ tune.Boot   = machineOwners{}
+)
+
+func (o *keeping) owners() machineOwners {
+	return machineOwners{sync.OnceValue(func() *owners.Report {
+		r := owners.Analyze(ownersMachine(o.root))
+		return &r
+	})}
+}
+
+func ownersMachine(root string) owners.Machine {
+	files := rootfs.Tree{Root: root}
+	m := owners.Machine{Files: files, Init: owners.InitProcps}
+	if files.Exists("/run/systemd/system") || files.Exists("/lib/systemd/systemd") {
+		m.Init = owners.InitSystemd
+	}
+	proc := procfs.FS{}
+	if release, err := proc.Release(); err == nil {
+		m.Version, _ = ct.ParseKernelVersion(release)
+	}
+	m.CPUs, _ = proc.CPUs()
+	if mods, err := proc.Modules(); err == nil {
+		_, m.BuiltIn = mods.Offers()
+	}
+	if line, err := (rootfs.Tree{}).ReadFile("/proc/cmdline"); err == nil {
+		m.CommandLine = string(line)
+	}
+	if s, err := (sysctl.Tree{}).Conntrack(); err == nil {
+		m.Live = s.Raw
+	}
+	m.Processes = ownersProcesses()
+	return m
+}
+
+// maxOwners bounds how many processes are looked at.
+const maxOwners = 20_000
+
+func ownersProcesses() []owners.Process {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	var list []owners.Process
+	all := procs.FS{}
+	err := all.Each(ctx, func(p procs.Process) bool {
+		if !p.Kernel {
+			list = append(list, owners.Process{Pid: p.Pid, Name: p.Comm, Args: all.Args(p.Pid),
+				Files: rootfs.Tree{Root: fmt.Sprintf("/proc/%d/root", p.Pid)}})
+		}
+		return len(list) < maxOwners
+	})
+	if err != nil {
+		return list // what was seen so far
+	}
+	return list
+}
+
+// Claims returns what others say of a setting.
+func (m machineOwners) Claims(key string) []tune.Claim {
+	s, ok := m.report().Find(key)
+	if !ok {
+		return nil
+	}
+	var claims []tune.Claim
+	for _, a := range s.Assignments {
+		if a.File == tune.SysctlPath || a.File == tune.ModprobePath {
+			continue
+		}
+		c := tune.Claim{Who: a.Owner, Where: a.File, Value: a.Value, Wins: outlasts(a)}
+		if a.Line > 0 {
+			c.Where = fmt.Sprintf("%s:%d", a.File, a.Line)
+		}
+		if c.Wins {
+			c.Advice = "it is applied after our file: change the value there, or take it out"
+		}
+		claims = append(claims, c)
+	}
+	return claims
+}
+
+// outlasts reports whether an assignment would prevail over our file at boot:
+// it is applied after sysctl.d, or by a file that sorts after ours.
+func outlasts(a owners.Assignment) bool {
+	switch a.Effect {
+	case owners.Wins, owners.Overridden, owners.Sometimes:
+	default:
+		return false
+	}
+	if a.Stage > owners.StageSysctl {
+		return true
+	}
+	return a.Stage == owners.StageSysctl && a.Effect == owners.Wins && afterOurs(a.File)
+}
+
+// AtBoot returns what the next boot gives a setting and where it comes from.
+func (m machineOwners) AtBoot(key string) (value, from string) {
+	r := m.report()
+	s, ok := r.Find(key)
+	if !ok || s.AtBoot == "" {
+		return "", r.KeysWhy
+	}
+	if s.Winner >= 0 && s.Winner < len(s.Assignments) {
+		from = s.Assignments[s.Winner].File
+	}
+	return s.AtBoot, from
+}
+
+// warnOwners says after a confirmation who would undo it.
+func (o *keeping) warnOwners(env *Env, settings []journal.Setting) {
+	who := o.owners()
+	for _, s := range settings {
+		if s.State != journal.Confirmed {
+			continue
+		}
+		if at, from := who.AtBoot(s.Key); at != s.After {
+			fmt.Fprintf(env.Stderr, "ctwarden: the next boot gives %s = %s (%s)\n", s.Key, orDefault(at), from)
+		}
+	}
+}
+
+func orDefault(v string) string {
+	if v == "" {
+		return "the kernel's default"
+	}
+	return v
+}
+
+// afterOurs reports whether a file of sysctl settings is read after ours: the
+// files of all directories are read by name, and /etc/sysctl.conf last.
+func afterOurs(file string) bool {
+	return file == "/etc/sysctl.conf" || path.Base(file) > path.Base(tune.SysctlPath)
+}
