@@ -6,6 +6,13 @@ import "github.com/spf13/cobra"
 func registry() []func(*Env) *cobra.Command {
 	return []func(*Env) *cobra.Command{
 		newList,
+		newPlan,
+		newApply,
+		newConfirm,
+		newRevert,
+		newStatus,
+		newVerify,
+		newTrialGuard,
 		newVersion,
 	}
 }

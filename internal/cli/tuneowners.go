@@ -10,17 +10,16 @@ import (
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
-	"github.com/ctwarden/ctwarden/internal/kernel/procs"
-	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
-	"github.com/ctwarden/ctwarden/internal/owners"
+	"github.com/ctwarden/ctwarden/internal/observe"
+	provenance "github.com/ctwarden/ctwarden/internal/owners"
 	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
 // machineOwners answers who else sets a value, from one analysis of the
 // machine.
 type machineOwners struct {
-	report func() *owners.Report
+	report func() *provenance.Report
 }
 
 var (
@@ -29,55 +28,32 @@ var (
 )
 
 func (o *keeping) owners() machineOwners {
-	return machineOwners{sync.OnceValue(func() *owners.Report {
-		r := owners.Analyze(ownersMachine(o.root))
-		return &r
+	return machineOwners{sync.OnceValue(func() *provenance.Report {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if r := observe.Owners(ctx, o.root, settingsOnly()); r != nil {
+			return r
+		}
+		return new(provenance.Report)
 	})}
 }
 
-func ownersMachine(root string) owners.Machine {
-	files := rootfs.Tree{Root: root}
-	m := owners.Machine{Files: files, Init: owners.InitProcps}
-	if files.Exists("/run/systemd/system") || files.Exists("/lib/systemd/systemd") {
-		m.Init = owners.InitSystemd
-	}
-	proc := procfs.FS{}
+// settingsOnly is as much of a snapshot as the owners of settings depend on.
+func settingsOnly() *ct.Snapshot {
+	var s ct.Snapshot
+	var proc procfs.FS
+	s.Netns.Initial = proc.InitialNetns()
 	if release, err := proc.Release(); err == nil {
-		m.Version, _ = ct.ParseKernelVersion(release)
+		s.Version, _ = ct.ParseKernelVersion(release)
 	}
-	m.CPUs, _ = proc.CPUs()
+	s.CPUs, _ = proc.CPUs()
 	if mods, err := proc.Modules(); err == nil {
-		_, m.BuiltIn = mods.Offers()
+		s.Tracking.ModuleLoaded, s.Tracking.BuiltIn = mods.Offers()
 	}
-	if line, err := (rootfs.Tree{}).ReadFile("/proc/cmdline"); err == nil {
-		m.CommandLine = string(line)
+	if set, err := (sysctl.Tree{}).Conntrack(); err == nil {
+		s.Sysctls = set.Raw
 	}
-	if s, err := (sysctl.Tree{}).Conntrack(); err == nil {
-		m.Live = s.Raw
-	}
-	m.Processes = ownersProcesses()
-	return m
-}
-
-// maxOwners bounds how many processes are looked at.
-const maxOwners = 20_000
-
-func ownersProcesses() []owners.Process {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	var list []owners.Process
-	all := procs.FS{}
-	err := all.Each(ctx, func(p procs.Process) bool {
-		if !p.Kernel {
-			list = append(list, owners.Process{Pid: p.Pid, Name: p.Comm, Args: all.Args(p.Pid),
-				Files: rootfs.Tree{Root: fmt.Sprintf("/proc/%d/root", p.Pid)}})
-		}
-		return len(list) < maxOwners
-	})
-	if err != nil {
-		return list // what was seen so far
-	}
-	return list
+	return &s
 }
 
 // Claims returns what others say of a setting.
@@ -105,16 +81,16 @@ func (m machineOwners) Claims(key string) []tune.Claim {
 
 // outlasts reports whether an assignment would prevail over our file at boot:
 // it is applied after sysctl.d, or by a file that sorts after ours.
-func outlasts(a owners.Assignment) bool {
+func outlasts(a provenance.Assignment) bool {
 	switch a.Effect {
-	case owners.Wins, owners.Overridden, owners.Sometimes:
+	case provenance.Wins, provenance.Overridden, provenance.Sometimes:
 	default:
 		return false
 	}
-	if a.Stage > owners.StageSysctl {
+	if a.Stage > provenance.StageSysctl {
 		return true
 	}
-	return a.Stage == owners.StageSysctl && a.Effect == owners.Wins && afterOurs(a.File)
+	return a.Stage == provenance.StageSysctl && a.Effect == provenance.Wins && afterOurs(a.File)
 }
 
 // AtBoot returns what the next boot gives a setting and where it comes from.
