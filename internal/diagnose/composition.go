@@ -36,12 +36,12 @@ func floodICMP(f *facts) []finding {
 	}
 	fd.Remedies = append(f.room(), f.setTimeout(ct.TimeoutICMP, 10, "a ping whose answer takes longer is not recognised")...)
 	fd.Remedies = append(fd.Remedies, report.Remedy{When: report.Now,
-		What: "Drop echo requests beyond a rate before they are tracked.",
+		What: "Drop new echo requests beyond a rate; a packet dropped before it leaves the machine keeps no entry.",
 		Commands: []string{
 			"nft add table inet pinglimit",
-			"nft add chain inet pinglimit pre '{ type filter hook prerouting priority -310; policy accept; }'",
-			"nft add rule inet pinglimit pre icmp type echo-request limit rate over 1000/second counter drop",
-			"nft add rule inet pinglimit pre icmpv6 type echo-request limit rate over 1000/second counter drop",
+			"nft add chain inet pinglimit pre '{ type filter hook prerouting priority -150; policy accept; }'",
+			"nft add rule inet pinglimit pre ct state new icmp type echo-request limit rate over 1000/second counter drop",
+			"nft add rule inet pinglimit pre ct state new icmpv6 type echo-request limit rate over 1000/second counter drop",
 		},
 		Risk: "monitoring that pings may see losses; path-MTU and neighbour discovery are other types and not touched",
 		Undo: []string{"nft delete table inet pinglimit"}})
