@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 // registry lists the commands, one a line, in the order of the help text.
 func registry() []func(*Env) *cobra.Command {
 	return []func(*Env) *cobra.Command{
+		newCheck,
 		newList,
 		newPlan,
 		newApply,

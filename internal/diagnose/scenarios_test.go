@@ -102,7 +102,7 @@ var scenarios = []scenario{
 	{"container-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
 		func(in *Input) {
-			in.Namespaces = map[uint64]ct.Netns{4026532245: {Owner: "docker container web", Pid: 4711}}
+			in.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
 		},
 	), report.CauseUnknown, codeTableWasFull, []string{"another network namespace", "docker container web"}},
 

@@ -128,30 +128,35 @@ func (f *facts) boundsExplained(fd *finding, e *klog.Episode) {
 
 // namespace names a namespace that a log line gave by its number.
 func (f *facts) namespace(inode uint64) string {
-	n, ok := f.in.Namespaces[inode]
-	if !ok {
-		s := fmt.Sprintf("net:[%d]", inode)
-		if f.looked && f.in.Namespaces != nil {
-			s += ", in which no process is left"
-		}
+	s := fmt.Sprintf("net:[%d]", inode)
+	n, ok := f.find(inode)
+	switch {
+	case !ok && f.in.Namespaces != nil:
+		return s + ", which is gone"
+	case !ok:
 		return s
 	}
-	n.Inode = inode
-	s := report.NetnsName(n)
-	if n.Pid != 0 {
-		s += fmt.Sprintf(" (process %d)", n.Pid)
+	return n.Label() + ", " + s
+}
+
+// find returns the namespace with an inode.
+func (f *facts) find(inode uint64) (ct.Namespace, bool) {
+	for _, n := range f.in.Namespaces {
+		if n.Inode == inode {
+			return n, true
+		}
 	}
-	return s
+	return ct.Namespace{}, false
 }
 
 func (f *facts) lookThere(e *klog.Episode) report.Remedy {
 	r := report.Remedy{When: report.Now, What: "Look into that namespace.", Risk: "none: it only reads"}
-	n, ok := f.in.Namespaces[e.NetnsInode]
+	n, ok := f.find(e.NetnsInode)
 	switch {
 	case ok && n.Pid != 0:
 		r.Commands = []string{fmt.Sprintf("ctwarden check --netns %d", n.Pid)}
-	case ok && n.Name != "":
-		r.Commands = []string{"ctwarden check --netns " + shellQuote(n.Name)}
+	case ok && n.Path != "":
+		r.Commands = []string{"ctwarden check --netns " + shellQuote(n.Path)}
 	default:
 		r.What = "Find out whose that namespace is, while it lives: the second column is a process in it."
 		r.Commands = []string{fmt.Sprintf("lsns -t net -o NS,PID,COMMAND | grep %d", e.NetnsInode)}

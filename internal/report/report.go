@@ -154,3 +154,16 @@ func (r *Report) Finding(code string) *Finding {
 	}
 	return nil
 }
+
+// Blank reports whether neither the machine nor the logs told the state of the
+// table: nothing can be concluded.
+func (r *Report) Blank() bool {
+	if r.Log != nil && len(r.Log.Sources) > 0 {
+		return false
+	}
+	s := r.Snapshot
+	if s == nil {
+		return true
+	}
+	return s.Tracking.ModuleLoaded != ct.No && !s.Limits.Count.Known
+}

@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/diagnose"
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
+	"github.com/ctwarden/ctwarden/internal/kernel/nslist"
+	"github.com/ctwarden/ctwarden/internal/observe"
+	"github.com/ctwarden/ctwarden/internal/report"
+)
+
+const checkLong = `Says whether the connection tracking table is full, where and since when, how
+much was refused; what fills it and who; and what to do now and for good, with
+the cost and the risk of each step.
+
+It reads and changes nothing. Without root it tells what can be seen, and what
+cannot.
+
+Exit code 0: nothing at warning or above. 1: a warning or worse. 2: could not
+look.`
+
+const checkExample = `  ctwarden check
+  ctwarden check --full --observe 10s
+  ctwarden check --netns 4711
+  ctwarden check --log /var/log/kern.log --log-only
+  journalctl -k | ctwarden check --log - --log-only
+  ctwarden check --json | jq -r .verdict.text`
+
+// checker is one run of the command.
+type checker struct {
+	env     *Env
+	netns   string
+	observe time.Duration
+	full    bool
+	output  string
+	json    bool
+	logs    []string
+	logOnly bool
+	noColor bool
+	verbose bool
+}
+
+func newCheck(env *Env) *cobra.Command {
+	c := &checker{env: env}
+	cmd := &cobra.Command{
+		Use: "check", Short: "Say why the table fills, and what to do about it",
+		Long: checkLong, Example: checkExample, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&c.netns, "netns", "", "network namespace: a name, a process id or a path (default the own one)")
+	fs.DurationVar(&c.observe, "observe", observe.DefaultObserve, "time between two readings; 0 for one reading, without rates")
+	fs.BoolVar(&c.full, "full", false, "read every entry rather than a sample")
+	fs.StringArrayVar(&c.logs, "log", nil, "read this log instead of the machine's; - is standard input (repeatable)")
+	fs.BoolVar(&c.logOnly, "log-only", false, "look at the logs alone; needs no rights")
+	fs.StringVarP(&c.output, "output", "o", "text", "format: text or json")
+	fs.BoolVar(&c.json, "json", false, "the same as -o json")
+	fs.BoolVar(&c.noColor, "no-color", false, "no colour (also: NO_COLOR in the environment)")
+	fs.BoolVarP(&c.verbose, "verbose", "v", false, "all the evidence, also of what follows from something else")
+	return cmd
+}
+
+func (c *checker) run(ctx context.Context) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	in := diagnose.Input{Now: c.env.Now()}
+	p := newProgress(c.env)
+	defer p.clear()
+	if !c.logOnly {
+		snap, err := observe.Machine(ctx, observe.Options{Netns: c.netns, Observe: c.observe, Full: c.full, Progress: p.show})
+		if err != nil {
+			return c.cannotLook(err)
+		}
+		in.Snapshot, in.Now = snap, snap.Time
+	}
+	if err := c.readLogs(ctx, &in, p); err != nil {
+		return err
+	}
+	c.findNamespaces(ctx, &in)
+	p.clear()
+	r := diagnose.Run(in)
+	if err := c.print(r); err != nil {
+		return err
+	}
+	return c.exit(r)
+}
+
+func (c *checker) validate() error {
+	if c.json {
+		c.output = "json"
+	}
+	switch {
+	case c.output != "text" && c.output != "json":
+		return &HintError{fmt.Errorf("unknown output format %q", c.output), "formats are text and json"}
+	case c.observe < 0:
+		return &HintError{fmt.Errorf("cannot observe for %s", c.observe), "--observe takes a duration of 0 or more, such as 5s"}
+	case c.logOnly && c.netns != "":
+		return &HintError{errors.New("--log-only looks at no network namespace"), "leave out --netns or --log-only"}
+	}
+	return nil
+}
+
+// cannotLook words the errors of a machine that cannot be read at all.
+func (c *checker) cannotLook(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, netns.ErrNotFound):
+		return &HintError{err, "ip netns list and lsns -t net show the namespaces of this host"}
+	case errors.Is(err, observe.ErrCannotEnter):
+		return &HintError{err, "run it as root; a process id can be looked at in part without"}
+	}
+	return err
+}
+
+// findNamespaces looks for the host's namespaces if a log line names one that
+// was not read.
+func (c *checker) findNamespaces(ctx context.Context, in *diagnose.Input) {
+	if c.logOnly || in.Log == nil {
+		return
+	}
+	for i := range in.Log.Episodes {
+		if n := in.Log.Episodes[i].NetnsInode; n == 0 || n == in.Snapshot.Netns.Inode {
+			continue
+		}
+		list, err := nslist.List(ctx, nslist.Options{})
+		if err != nil {
+			in.Blind = append(in.Blind, ct.Blind{What: "the namespaces of this host", Why: err.Error(), How: "run it as root"})
+			return
+		}
+		in.Namespaces = list.Namespaces
+		return
+	}
+}
+
+func (c *checker) print(r *report.Report) error {
+	if c.output == "json" {
+		return r.WriteJSON(c.env.Stdout)
+	}
+	return r.WriteText(c.env.Stdout, report.Style{
+		Width:   c.env.Width,
+		Colour:  c.env.StdoutTTY && !c.noColor && c.env.Getenv("NO_COLOR") == "" && c.env.Getenv("TERM") != "dumb",
+		Verbose: c.verbose,
+	})
+}
+
+// exit gives the code of what was found. A report in which the state of the
+// table is unknown and the logs told nothing has not looked.
+func (c *checker) exit(r *report.Report) error {
+	switch {
+	case r.Worst() >= report.Warning:
+		return found
+	case r.Blank():
+		return &ExitError{Code: ExitFailed}
+	}
+	return nil
+}
