@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/netip"
@@ -121,12 +120,12 @@ func (a *answer) expect(t *testing.T, cause report.Cause, code string) {
 }
 
 // background runs a generator until the test's traffic is no longer needed.
-func background(t *testing.T, run func(ctx context.Context) (lab.Sent, error)) (stop func() lab.Sent) {
+func background[T any](t *testing.T, run func(ctx context.Context) (T, error)) (stop func() T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	type result struct {
-		sent lab.Sent
-		err  error
+		did T
+		err error
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -135,7 +134,7 @@ func background(t *testing.T, run func(ctx context.Context) (lab.Sent, error)) (
 	}()
 	var once sync.Once
 	var r result
-	stop = func() lab.Sent {
+	stop = func() T {
 		once.Do(func() {
 			cancel()
 			r = <-done
@@ -143,7 +142,7 @@ func background(t *testing.T, run func(ctx context.Context) (lab.Sent, error)) (
 				t.Errorf("generator: %v", r.err)
 			}
 		})
-		return r.sent
+		return r.did
 	}
 	t.Cleanup(func() { stop() })
 	return stop
@@ -161,43 +160,6 @@ func waitCount(t *testing.T, h *lab.Host, n int) {
 	t.Fatalf("the table of %s holds %d entries after ten seconds, want %d", h.Name, h.Count(), n)
 }
 
-// listen accepts connections inside a host and hands each to serve.
-func listen(t *testing.T, h *lab.Host, addr string, serve func(net.Conn)) {
-	t.Helper()
-	var l net.Listener
-	if err := h.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serve(c)
-		}
-	}()
-}
-
-// hold keeps a connection open and never reads.
-func hold(t *testing.T) func(net.Conn) {
-	return func(c net.Conn) { t.Cleanup(func() { c.Close() }) }
-}
-
-// dial connects from one address of a host. The connection closes with the test.
-func dial(t *testing.T, h *lab.Host, from netip.Addr, to string, patience time.Duration) (c net.Conn, err error) {
-	err = h.Do(func() (err error) {
-		d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: from.AsSlice()}}
-		c, err = d.Dial("tcp", to)
-		return err
-	})
-	if err == nil {
-		t.Cleanup(func() { c.Close() })
-	}
-	return c, err
-}
-
 // A flood of SYNs from forged addresses at a table of 5,000 entries in 262,144
 // buckets: the kernel mostly finds nothing to evict.
 func TestCheckNamesSpoofedSYNFlood(t *testing.T) {
@@ -206,7 +168,7 @@ func TestCheckNamesSpoofedSYNFlood(t *testing.T) {
 	limits.SetMax(5000)
 	net0 := lab.Server(t)
 	server, client := net0.Server, net0.Client
-	listen(t, server, ":80", hold(t))
+	server.Hold(80, 4096)
 	target := netip.AddrPortFrom(server.Addr4, 80)
 	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
 		return client.SYNFlood(ctx, target, client.Spoof4, lab.Load{Packets: 400_000, PerSecond: 10_000, Duration: 30 * time.Second})
@@ -253,22 +215,18 @@ func TestCheckNamesIdleHandshakes(t *testing.T) {
 	lab.ExclusiveLimits(t).SetMax(3000)
 	pair := lab.Server(t)
 	server, client := pair.Server, pair.Client
-	listen(t, server, ":80", hold(t))
-	target := netip.AddrPortFrom(server.Addr4, 80).String()
-	culprit := lab.Nth(client.Sources4, 0x0342)
-	made := 0
-	for i := range 3000 {
-		from := culprit
-		if i%10 == 9 {
-			from = lab.Nth(client.Sources4, uint32(i))
+	server.Hold(80, 8192)
+	target := netip.AddrPortFrom(server.Addr4, 80)
+	culprit := netip.MustParsePrefix("10.2.3.66/32")
+	shake := func(from netip.Prefix, n int) int {
+		d, err := client.Handshakes(t.Context(), target, from, lab.Load{Packets: n, PerSecond: 4000})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if _, err := dial(t, client, from, target, 2*time.Second); err != nil {
-			t.Fatalf("connection %d: %v", i, err)
-		}
-		if from == culprit {
-			made++
-		}
+		return d.Completed
 	}
+	made := shake(culprit, 2500)
+	shake(netip.MustParsePrefix("10.3.0.0/18"), 600)
 	waitCount(t, server, 3000)
 	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
 		return client.SYNFlood(ctx, netip.AddrPortFrom(server.Addr4, 80), client.Spoof4, lab.Load{Packets: 1000, PerSecond: 100, Duration: 10 * time.Second})
@@ -280,11 +238,12 @@ func TestCheckNamesIdleHandshakes(t *testing.T) {
 	if f == nil {
 		return
 	}
-	if f.Figures["source"] != culprit.String() {
+	if f.Figures["source"] != culprit.Addr().String() {
 		t.Errorf("source %v, want %s", f.Figures["source"], culprit)
 	}
-	if got := a.figure(t, "one-source", "entries"); math.Abs(got-float64(made)) > 30 {
-		t.Errorf("%v entries of the source, want %d: conntrack -L has %d", got, made, len(server.ConntrackList("-s", culprit.String())))
+	listed := len(server.ConntrackList("-s", culprit.Addr().String()))
+	if got := a.figure(t, "one-source", "entries"); listed != made || math.Abs(got-float64(made)) > 30 {
+		t.Errorf("%v entries of the source; the generator made %d, conntrack -L has %d", got, made, listed)
 	}
 	if n := a.figure(t, "table-full", "refused_packets"); n < 50 {
 		t.Errorf("%v packets refused, of 100 a second for two seconds and more", n)
@@ -300,11 +259,9 @@ func TestCheckNamesScannerBehindGateway(t *testing.T) {
 	if !r.Inside.Sources4.Contains(culprit) {
 		t.Fatalf("%s is not inside", culprit)
 	}
-	listen(t, r.Outside, ":80", hold(t))
-	for i := range 300 {
-		if _, err := dial(t, r.Inside, lab.Nth(r.Inside.Sources4, uint32(20000+i%40)), netip.AddrPortFrom(r.Outside.Addr4, 80).String(), 2*time.Second); err != nil {
-			t.Fatal(err)
-		}
+	r.Outside.ServeTCP(80, lab.Echo)
+	if _, err := r.Inside.Connect(t.Context(), netip.AddrPortFrom(r.Outside.Addr4, 80), netip.MustParsePrefix("10.0.200.0/26"), 300); err != nil {
+		t.Fatal(err)
 	}
 	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
 		return r.Inside.Scan(ctx, culprit, r.Outside.Spoof4, []uint16{23}, lab.Load{Packets: 60_000, PerSecond: 4000, Duration: 30 * time.Second})
@@ -334,10 +291,10 @@ func TestCheckNamesDNSChurn(t *testing.T) {
 	lab.Require(t, "conntrack")
 	lab.ExclusiveLimits(t).SetMax(6000)
 	r := lab.Gateway(t)
-	answerUDP(t, r.Outside, ":53")
+	r.Outside.ServeDNS(53)
 	culprit := netip.MustParseAddr("10.0.3.9")
-	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
-		return r.Inside.UDPFlood(ctx, netip.AddrPortFrom(r.Outside.Addr4, 53), netip.PrefixFrom(culprit, 32), 30,
+	stop := background(t, func(ctx context.Context) (lab.Churned, error) {
+		return r.Inside.DNSChurn(ctx, netip.AddrPortFrom(r.Outside.Addr4, 53), netip.PrefixFrom(culprit, 32),
 			lab.Load{Packets: 40_000, PerSecond: 2000, Duration: 30 * time.Second})
 	})
 	waitCount(t, r.Gateway, 5990)
@@ -350,26 +307,6 @@ func TestCheckNamesDNSChurn(t *testing.T) {
 	if n := a.figure(t, "table-full", "evicted_entries"); n < 1000 {
 		t.Errorf("%v entries evicted at 2,000 queries a second", n)
 	}
-}
-
-// answerUDP sends each datagram back.
-func answerUDP(t *testing.T, h *lab.Host, addr string) {
-	t.Helper()
-	var pc net.PacketConn
-	if err := h.Do(func() (err error) { pc, err = net.ListenPacket("udp4", addr); return err }); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pc.Close() })
-	go func() {
-		b := make([]byte, 1500)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = pc.WriteTo(b[:n], from)
-		}
-	}()
 }
 
 // Long-lived connections of very many clients, at the limit that this kernel
@@ -422,25 +359,21 @@ func TestCheckLeavesHealthyMachineAlone(t *testing.T) {
 	lab.ExclusiveLimits(t).SetMax(2000)
 	pair := lab.Server(t)
 	server, client := pair.Server, pair.Client
-	listen(t, server, ":80", echo)
-	listen(t, server, ":81", func(c net.Conn) { _, _ = io.Copy(io.Discard, c); c.Close() })
-	listen(t, server, ":82", hold(t))
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	t.Cleanup(func() { close(done); wg.Wait() })
-	talk := func(n int, port uint16, run func(net.Conn)) {
-		for i := range n {
-			c, err := dial(t, client, lab.Nth(client.Sources4, uint32(300+i)), netip.AddrPortFrom(server.Addr4, port).String(), 2*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wg.Go(func() { run(c) })
+	server.ServeTCP(80, lab.Echo)
+	server.ServeTCP(81, lab.Flow)
+	connect := func(port uint16, n int, o ...lab.SocketOption) []net.Conn {
+		c, err := client.Connect(t.Context(), netip.AddrPortFrom(server.Addr4, port), client.Sources4, n, o...)
+		if err != nil {
+			t.Fatal(err)
 		}
+		return c
 	}
-	lossy(t, client)
-	talk(1200, 80, func(c net.Conn) { chat(c, done) })
-	talk(4, 81, func(c net.Conn) { pour(c, done) })
-	talk(4, 82, func(c net.Conn) { pour(c, done) }) // until the window is closed
+	chats := connect(80, 1200)
+	background(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, chats, 700*time.Millisecond) })
+	bulk := connect(81, 4)
+	background(t, func(ctx context.Context) (lab.Moved, error) { return lab.Drain(ctx, bulk) })
+	connect(81, 4, lab.SmallWindow) // nobody reads: the window closes
+	client.Lose(3, 81)
 	time.Sleep(1500 * time.Millisecond)
 	a := runCheck(t, "--netns", server.Name, "--full")
 	if a.code != ExitOK {
@@ -467,55 +400,5 @@ func TestCheckLeavesHealthyMachineAlone(t *testing.T) {
 		if slices.Max(cl.IdleOver[:]) > 0 && cl.Proto == ct.TCP && cl.State == ct.TCPEstablished {
 			t.Errorf("%v of the established flows in use are called idle", cl.IdleOver)
 		}
-	}
-}
-
-// lossy drops a part of what a host sends, if this kernel can.
-func lossy(t *testing.T, h *lab.Host) {
-	if _, err := h.TryExec("tc", "qdisc", "add", "dev", h.Dev, "root", "netem", "loss", "3%"); err == nil {
-		return
-	}
-	h.NFT(`table inet loss { chain out { type filter hook output priority 0; tcp dport { 80, 81 } tcp flags & (syn | fin) == 0x0 numgen random mod 100 < 3 drop; } }`)
-}
-
-func echo(c net.Conn) {
-	_, _ = io.Copy(c, c)
-	c.Close()
-}
-
-// chat exchanges a few bytes now and then.
-func chat(c net.Conn, done <-chan struct{}) {
-	tick := time.NewTicker(700 * time.Millisecond)
-	defer tick.Stop()
-	b := make([]byte, 16)
-	for {
-		if _, err := c.Write(b); err != nil {
-			return
-		}
-		if _, err := io.ReadFull(c, b); err != nil {
-			return
-		}
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// pour writes as fast as the other side reads.
-func pour(c net.Conn, done <-chan struct{}) {
-	go func() { <-done; c.Close() }()
-	b := make([]byte, 64<<10)
-	for {
-		select {
-		case <-done:
-			return
-		default:
-		}
-		if _, err := c.Write(b); err != nil {
-			return
-		}
-		time.Sleep(2 * time.Millisecond)
 	}
 }
