@@ -326,7 +326,7 @@ func TestCheckNamesGrowth(t *testing.T) {
 	server.Fill(lab.Class{Count: 20000, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured,
 		Sources: client.Sources4, Port: 8443})
 	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
-		return client.SYNFlood(ctx, netip.AddrPortFrom(server.Addr4, 443), client.Sources4, lab.Load{Packets: 2000, PerSecond: 200, Duration: 10 * time.Second})
+		return client.SYNFlood(ctx, netip.AddrPortFrom(server.Addr4, 443), client.Spoof4, lab.Load{Packets: 2000, PerSecond: 200, Duration: 10 * time.Second})
 	})
 	a = runCheck(t, "--netns", server.Name)
 	sent := stop()

@@ -17,7 +17,7 @@ func floodAssured(f *facts) []finding {
 	quiet := f.quietness()
 	src, named := f.heaviest(f.c.Sources)
 	named = named && src.share >= oneSourceShare && src.of(src.Assured) >= majority
-	many := f.c.DistinctSources > 0 && float64(f.estimate(share))/float64(f.c.DistinctSources) >= botConnections
+	many := f.perSource() >= botConnections
 	if quiet == "" || f.agedShare() >= majority || !named && !many {
 		return nil
 	}
@@ -38,7 +38,7 @@ func floodAssured(f *facts) []finding {
 			src.addr(), f.who(src.addr()), num(f.estimate(src.share))))
 		fd.doubts = append(fd.doubts, f.behind(src))
 	case many:
-		fd.clause += ", from " + plural(f.c.DistinctSources, "address", "addresses")
+		fd.clause += ", from " + f.addresses(f.c.DistinctSources)
 		fd.doubts = append(fd.doubts, "so few addresses may be proxies or load balancers, behind which are your users")
 	}
 	fd.Evidence = append(fd.Evidence, "The kernel never evicts them, and shorter timeouts do not reach them until their next packet, which never comes.")

@@ -28,11 +28,11 @@ func floodSYN(f *facts) []finding {
 	spread, single := f.spread()
 	switch {
 	case spread:
-		fd.clause = fmt.Sprintf("a SYN flood, %s half-open connections%s from about %s addresses that are most likely forged, makes up %s of it",
-			num(f.estimate(share)), where, num(f.c.DistinctSources), pct(share))
+		fd.clause = fmt.Sprintf("a SYN flood, %s half-open connections%s from %s that are most likely forged, makes up %s of it",
+			num(f.estimate(share)), where, f.addresses(f.c.DistinctSources), pct(share))
 		fd.confidence = report.High
-		fd.Evidence = append(fd.Evidence, fmt.Sprintf("About %s addresses, %s of them with one entry only: forged addresses look like this. None is named, for they prove nothing.",
-			num(f.c.DistinctSources), pct(single)))
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s, %s of them with one entry only: forged addresses look like this. None is named, for they prove nothing.",
+			f.addresses(f.c.DistinctSources), pct(single)))
 	case src.share >= majority:
 		fd.clause = fmt.Sprintf("half-open connections%s make up %s of it; all but a few bear the source %s, which may be forged", where, pct(share), src.addr())
 		fd.confidence = report.Medium

@@ -27,8 +27,8 @@ func floodUDP(f *facts) []finding {
 	fd.confidence = report.Medium
 	if spread {
 		fd.confidence = report.High
-		fd.clause = fmt.Sprintf("a flood of unanswered UDP%s, from about %s addresses that are most likely forged, makes up %s of it", where, num(f.c.DistinctSources), pct(share))
-		fd.Evidence = append(fd.Evidence, fmt.Sprintf("About %s addresses, %s of them with one entry only: forged addresses look like this.", num(f.c.DistinctSources), pct(single)))
+		fd.clause = fmt.Sprintf("a flood of unanswered UDP%s, from %s that are most likely forged, makes up %s of it", where, f.addresses(f.c.DistinctSources), pct(share))
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s, %s of them with one entry only: forged addresses look like this.", f.addresses(f.c.DistinctSources), pct(single)))
 	} else {
 		fd.doubts = []string{"a service that has stopped answering its clients looks the same"}
 	}

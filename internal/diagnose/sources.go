@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 
@@ -113,6 +114,41 @@ func (f *facts) behind(h holder) string {
 		return ""
 	}
 	return fmt.Sprintf("%s may be a proxy, a load balancer, a resolver or a NAT with many users behind it", h.addr())
+}
+
+// addresses words how many different sources were seen. In a sample there are
+// fewer than in the table.
+func (f *facts) addresses(n uint64) string {
+	if f.c.Complete {
+		return "about " + plural(n, "address", "addresses")
+	}
+	return "at least " + plural(n, "address", "addresses")
+}
+
+// perSource estimates how many entries of the table one source has on average.
+// A sample that holds the share p of the table meets a source with k entries
+// with probability 1 - (1-p)^k, so that it holds (1 - (1-p)^k) / k different
+// sources for every entry of the table; k is found by halving.
+func (f *facts) perSource() float64 {
+	n, distinct := float64(f.c.Entries), float64(f.c.DistinctSources)
+	if n == 0 || distinct == 0 {
+		return 0
+	}
+	table := math.Max(float64(f.peak), n)
+	p := n / table
+	if f.c.Complete || p >= 1 {
+		return n / distinct
+	}
+	low, high := 1.0, table
+	for range 60 {
+		k := (low + high) / 2
+		if (1-math.Pow(1-p, k))/k*table > distinct {
+			low = k
+		} else {
+			high = k
+		}
+	}
+	return low
 }
 
 // sample says how far shares can be off, "" for a complete reading.

@@ -132,7 +132,7 @@ func (f *facts) growthClause() string {
 	}
 	s := fmt.Sprintf("%s; %s of its entries are lasting, answered connections", what, pct(live))
 	if n := f.c.DistinctSources; n > 1 {
-		s += fmt.Sprintf(" from about %s addresses", num(n))
+		s += " from " + f.addresses(n)
 	}
 	if h, ok := f.heaviest(f.c.Sources); ok && h.share >= 0.01 && h.share < oneSourceShare {
 		s += fmt.Sprintf(", none of which holds more than %s", pct(f.c.Share(h.Entries)))
