@@ -147,12 +147,14 @@ func (f *facts) keepMax(sz size) report.Remedy {
 // 4787 (UDP 2 min), RFC 5508 (ICMP 1 min). Elsewhere a lost SYN must have time
 // for its retransmissions.
 func (f *facts) floor(k ct.TimeoutKey) int32 {
-	const establishedFloor, handshakeFloor = 7440, 15
+	const establishedFloor, handshakeFloor, otherFloor = 7440, 15, 10
 	switch {
 	case k == ct.TimeoutTCPEstablished:
 		return establishedFloor
-	case f.s.Tracking.NAT == ct.No:
+	case f.s.Tracking.NAT == ct.No && (k == ct.TimeoutTCPSynSent || k == ct.TimeoutTCPSynRecv):
 		return handshakeFloor
+	case f.s.Tracking.NAT == ct.No:
+		return otherFloor
 	case k == ct.TimeoutUDP || k == ct.TimeoutUDPStream:
 		return 120
 	case k == ct.TimeoutICMP || k == ct.TimeoutICMPv6:
