@@ -2,15 +2,21 @@ package journal
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/flowrec"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 )
 
 const sideSuffix = ".entries"
+
+// A side file is sideMagic and then records of flowrec. They are binary because
+// several hundred thousand are written while a full table waits for relief.
+const sideMagic = "ctwarden entries 1\n"
 
 // MaxSideBytes bounds a side file: 2.6 million IPv4 entries, or half as many of
 // IPv6.
@@ -21,20 +27,10 @@ const MaxSideBytes = 128 << 20
 var ErrSideFull = errors.New("more entries than a side file of the journal holds")
 
 // SideEntry is one entry as it was before an action on it.
-type SideEntry struct {
-	Orig, Reply               ct.Tuple
-	Zone, ZoneOrig, ZoneReply uint16
-	State                     ct.State
-	Status                    ct.Status
-	ID, Mark                  uint32
-	TimeoutSeconds            uint32
-}
+type SideEntry = flowrec.Entry
 
 // NewSideEntry takes from a flow what would be needed to make it again.
-func NewSideEntry(f *ct.Flow) SideEntry {
-	return SideEntry{Orig: f.Orig, Reply: f.Reply, Zone: f.Zone, ZoneOrig: f.ZoneOrig, ZoneReply: f.ZoneReply,
-		State: f.State, Status: f.Status, ID: f.ID, Mark: f.Mark, TimeoutSeconds: f.TimeoutSeconds}
-}
+func NewSideEntry(f *ct.Flow) SideEntry { return flowrec.Of(f) }
 
 // Side writes a side file. It counts only once Close has returned without
 // error; then name it in [Entries] and begin the operation.
@@ -71,9 +67,12 @@ func (s *Side) Name() string { return filepath.Join(sideDir, s.name) }
 
 // Add writes one entry. The first error sticks.
 func (s *Side) Add(e SideEntry) error {
-	s.buf = appendSide(s.buf[:0], &e)
+	s.buf = flowrec.Append(s.buf[:0], &e)
 	return s.write(s.buf)
 }
+
+// AddRecords writes entries that are records of flowrec already.
+func (s *Side) AddRecords(b []byte) error { return s.write(b) }
 
 func (s *Side) write(b []byte) error {
 	if s.err == nil && s.size+len(b) > MaxSideBytes {
@@ -84,6 +83,22 @@ func (s *Side) write(b []byte) error {
 		_, s.err = s.w.Write(b)
 	}
 	return s.err
+}
+
+// parseSide reads a side file; a half-written end is passed over.
+func parseSide(b []byte) ([]SideEntry, error) {
+	if !bytes.HasPrefix(b, []byte(sideMagic)) {
+		return nil, flowrec.ErrMalformed
+	}
+	b = b[len(sideMagic):]
+	var all []SideEntry
+	for {
+		e, rest, ok, err := flowrec.Next(b)
+		if err != nil || !ok {
+			return all, err
+		}
+		all, b = append(all, e), rest
+	}
 }
 
 // Close makes the file durable, or removes it if anything failed.
