@@ -55,11 +55,14 @@ type evictor struct {
 	stateDir string
 
 	whole  bool
+	around surroundings
 	filter *flowexpr.Filter
 	table  *table
 	guard  *evict.Guard
 	owners *owners
 	chosen *evict.Selection
+	read   uint64 // entries in the table
+	spared [evict.NumReasons]uint64
 	report evictReport
 }
 
@@ -137,8 +140,10 @@ func (e *evictor) check() (err error) {
 		return errors.New("--soft is at least 1s")
 	case e.soft > maxSoft:
 		return fmt.Errorf("--soft is at most %s", maxSoft)
-	case e.rate < 0 || e.limit < 0 || e.settle < 0:
-		return errors.New("--rate, --limit and --settle cannot be negative")
+	case e.rate < 0 || e.limit < 0:
+		return errors.New("--rate and --limit cannot be negative")
+	case e.settle < time.Second:
+		return errors.New("--settle is at least 1s: timeouts are told in whole seconds")
 	}
 	return nil
 }
@@ -154,29 +159,25 @@ func (e *evictor) usesTime() bool {
 
 // choose reads the table once, and a second time where time decides.
 func (e *evictor) choose(ctx context.Context) error {
-	var o *owners
-	if e.owners != nil {
-		o = e.owners
-	}
-	e.chosen = evict.New(o.orNil())
+	e.chosen = new(evict.Selection)
 	changed, err := e.recentlyChanged()
 	if err != nil {
 		return err
 	}
 	clock := newClock(e.env.Now)
 	at := e.table.context(e.env.Now())
-	at.Former = formerTimeouts(e.table)
+	at.Former = e.formerTimeouts()
 	sum, err := e.table.each(ctx, e.filter, at, func(f *ct.Flow) error {
 		if f.Status.Any(ct.StatusDying) || changed[f.ID] {
 			return nil
 		}
 		if r, spared := e.guard.Spares(f); spared {
-			e.chosen.Preview.Spared[r]++
+			e.spared[r]++
 			return nil
 		}
-		return e.chosen.Add(f, clock.read(), uint32(e.soft/time.Second), !e.local(f))
+		return e.chosen.Add(f, clock.read())
 	})
-	e.chosen.Preview.Read = uint64(sum.CountBefore)
+	e.read = uint64(sum.CountBefore)
 	if err != nil || !e.usesTime() || e.chosen.Len() == 0 {
 		return err
 	}
@@ -194,22 +195,21 @@ func (e *evictor) chooseAgain(ctx context.Context, at *flowexpr.Context) error {
 		e.chosen.Again(f, clock.read())
 		return nil
 	})
-	e.chosen.Settle()
+	e.report.Active = e.chosen.Settle()
 	return err
 }
 
-// refuseWhole stops a selection that leaves nothing: it is a flush under
-// another name.
+// refuseWhole stops a selection that leaves nothing, or nearly so, since the
+// count includes what no reading shows: it is a flush under another name.
 func (e *evictor) refuseWhole() error {
-	p := &e.chosen.Preview
 	var spared uint64
-	for _, n := range p.Spared {
+	for _, n := range e.spared {
 		spared += n
 	}
-	if e.whole || p.Read < wholeTableAt || uint64(e.chosen.Len())+spared < p.Read || e.limit > 0 {
+	if e.whole || e.limit > 0 || e.read < wholeTableAt || uint64(e.chosen.Len())+spared < e.read-e.read/100 {
 		return nil
 	}
-	return &HintError{fmt.Errorf("the selection holds every entry of the table (%d)", p.Read),
+	return &HintError{fmt.Errorf("the selection holds every entry of the table (%d)", e.read),
 		"narrow it, bound it with --limit, or insist with --force whole-table"}
 }
 

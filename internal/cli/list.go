@@ -83,8 +83,8 @@ func (l *lister) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	defer l.table.Close()
-	if l.filter.UsesIdle() && l.table.timeouts == nil {
-		fmt.Fprintf(l.env.Stderr, "ctwarden: idle times are unknown, so nothing matches them: %s\n", l.table.whyNot)
+	if err := l.readIdle(); err != nil {
+		return err
 	}
 	l.out = bufio.NewWriterSize(l.env.Stdout, 64<<10)
 	sum, err := l.print(cmd)
@@ -95,6 +95,21 @@ func (l *lister) run(cmd *cobra.Command) (err error) {
 		warnShort(l.env, &sum)
 	}
 	return explainDial(err, l.sel.netns)
+}
+
+// readIdle finds out what idle times need, where any are looked at or shown.
+func (l *lister) readIdle() error {
+	asked := l.filter.Uses("idle_min") || strings.TrimPrefix(l.sort, "-") == "idle_min"
+	if !asked && (l.by != "" || l.format == flowfmt.Conntrack) {
+		return nil
+	}
+	if err := l.table.readTimeouts(); err != nil {
+		return err
+	}
+	if asked && l.table.timeouts == nil {
+		fmt.Fprintf(l.env.Stderr, "ctwarden: idle times are unknown, so nothing matches them: %s\n", l.table.whyNot)
+	}
+	return nil
 }
 
 func (l *lister) print(cmd *cobra.Command) (ctnl.Summary, error) {

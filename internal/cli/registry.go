@@ -14,6 +14,7 @@ func registry() []func(*Env) *cobra.Command {
 		newStatus,
 		newVerify,
 		newTrialGuard,
+		newEvict,
 		newVersion,
 	}
 }

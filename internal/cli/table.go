@@ -13,6 +13,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowexpr"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
 	"github.com/ctwarden/ctwarden/internal/kernel/netns"
+	"github.com/ctwarden/ctwarden/internal/kernel/nft"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
 )
@@ -96,7 +97,6 @@ func openTable(env *Env, ref string) (*table, error) {
 	var proc procfs.FS
 	t.id.Host, _ = proc.Hostname()
 	t.id.Kernel, _ = proc.Release()
-	t.readTimeouts()
 	return t, nil
 }
 
@@ -119,18 +119,52 @@ func explainRights(err error, ref string) error {
 	return &HintError{err, "the table needs root, or CAP_NET_ADMIN"}
 }
 
-// readTimeouts reads the namespace's timeouts. Where a policy may have given
-// entries others, none are kept.
-func (t *table) readTimeouts() {
-	err := netns.Do(t.ref, func() error {
-		s, err := sysctl.Tree{}.Conntrack()
-		if err == nil {
-			t.timeouts = &s.Timeouts
+// surroundings are the parts of the machine that decide what an entry means.
+type surroundings struct {
+	settings sysctl.Settings
+	rules    nft.Rules
+	unread   []nft.Source
+}
+
+// readSurroundings reads settings and rules of the table's namespace.
+func (t *table) readSurroundings() (s surroundings, err error) {
+	err = netns.Do(t.ref, func() (err error) {
+		if s.settings, err = (sysctl.Tree{}).Conntrack(); err != nil {
+			return err
 		}
-		return err
+		mods, err := procfs.FS{}.Modules()
+		if err != nil {
+			return err
+		}
+		s.rules, s.unread = nft.Read(context.Background(), procfs.FS{}, mods)
+		return nil
 	})
 	if err != nil {
-		t.timeouts, t.whyNot = nil, "the timeouts could not be read: "+err.Error()
+		return s, fmt.Errorf("read settings and rules: %w", err)
+	}
+	return s, nil
+}
+
+// readTimeouts reads the namespace's timeouts. Where rules give entries others,
+// which a dump does not show, or where that cannot be told, none are kept.
+func (t *table) readTimeouts() error {
+	s, err := t.readSurroundings()
+	if err != nil {
+		return err
+	}
+	t.keepTimeouts(&s)
+	return nil
+}
+
+func (t *table) keepTimeouts(s *surroundings) {
+	t.timeouts = nil
+	switch {
+	case s.rules.TimeoutPolicies:
+		t.whyNot = "rules give entries timeouts of their own, which the kernel does not show"
+	case len(s.unread) > 0:
+		t.whyNot = fmt.Sprintf("rules may give entries timeouts of their own; not all could be read: %s: %v", s.unread[0].What, s.unread[0].Err)
+	default:
+		t.timeouts = &s.settings.Timeouts
 	}
 }
 

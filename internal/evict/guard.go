@@ -129,7 +129,8 @@ func (g *Guard) applies(r Reason, f *ct.Flow) bool {
 	case SeqAdj:
 		return f.Has(ct.HasSeqAdj) || f.Status.Any(ct.StatusSeqAdjust)
 	case SynProxy:
-		return f.Has(ct.HasSynProxy)
+		// Entries made through ctnetlink carry an empty one.
+		return f.SynProxy != ct.SynProxy{}
 	case Fixed:
 		return f.Status.Any(ct.StatusFixedTimeout)
 	case Mark:

@@ -78,18 +78,22 @@ func (s *Selection) Run(ctx context.Context, w Writer, o Options) (res Result, e
 	return res, w.Flush()
 }
 
-// change never lengthens a timeout.
+// change sends what an entry needs, if anything: a timeout is never lengthened.
 func (s *Selection) change(e *entry, w Writer, soft uint32) (sent bool, err error) {
+	if !s.needs(e, soft) {
+		return false, nil
+	}
 	rec := s.read(e)
 	f := rec.Flow()
 	if soft == 0 {
 		return true, w.Delete(&f)
 	}
-	soft = max(soft, uint32(e.floor))
-	if e.expires == 0 || rec.TimeoutSeconds <= soft {
-		return false, nil
-	}
-	return true, w.Shorten(&f, soft)
+	return true, w.Shorten(&f, s.softFor(e, soft))
+}
+
+// needs reports whether an entry would be changed at all.
+func (s *Selection) needs(e *entry, soft uint32) bool {
+	return soft == 0 || e.expires != 0 && s.read(e).TimeoutSeconds > s.softFor(e, soft)
 }
 
 // Records calls yield with the record, as flowrec writes it, of every entry
@@ -97,18 +101,15 @@ func (s *Selection) change(e *entry, w Writer, soft uint32) (sent bool, err erro
 func (s *Selection) Records(o Options, yield func([]byte) error) error {
 	n := 0
 	for i := range s.entries {
+		e := &s.entries[i]
 		if o.Limit > 0 && n >= o.Limit {
 			break
 		}
-		e := &s.entries[i]
-		b := s.records[e.at:]
-		if o.SoftSeconds > 0 {
-			if rec := s.read(e); e.expires == 0 || rec.TimeoutSeconds <= max(o.SoftSeconds, uint32(e.floor)) {
-				continue
-			}
+		if !s.needs(e, o.SoftSeconds) {
+			continue
 		}
 		n++
-		if err := yield(b[:1+int(b[0])]); err != nil {
+		if err := yield(s.records[e.at : e.at+1+uint32(s.records[e.at])]); err != nil {
 			return err
 		}
 	}

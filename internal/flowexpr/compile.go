@@ -8,8 +8,8 @@ import (
 
 // compiler turns a syntax tree into closures, checking types on the way.
 type compiler struct {
-	q    *quoted
-	idle bool
+	q      *quoted
+	fields map[string]bool // those looked at
 }
 
 // boolean compiles a node that must be true or false.
@@ -55,9 +55,7 @@ func (c *compiler) field(n *ast.IdentifierNode) (*Field, error) {
 	if !ok {
 		return nil, c.q.fault(n, "unknown field %q%s", n.Value, suggest(n.Value))
 	}
-	if n.Value == "idle_min" {
-		c.idle = true
-	}
+	c.fields[n.Value] = true
 	return f, nil
 }
 

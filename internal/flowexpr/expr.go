@@ -10,6 +10,7 @@ package flowexpr
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,6 +27,9 @@ type Context struct {
 	// makes every idle time unknown, as it must be where timeout policies may
 	// apply or timeouts were changed.
 	Timeouts *ct.Timeouts
+	// Former are timeouts that may have been in force instead. The idle time
+	// is then the least that any of them allows.
+	Former []ct.Timeouts
 	// NowNanos is Unix time, for the age of entries with a timestamp.
 	NowNanos int64
 }
@@ -41,7 +45,7 @@ type Filter struct {
 	match  predicate
 	kernel Kernel
 	text   string
-	idle   bool
+	fields map[string]bool
 }
 
 // Match reports whether the selection is certainly true of the flow.
@@ -52,8 +56,8 @@ func (s *Filter) Match(f *ct.Flow, c *Context) bool {
 // Empty reports whether the selection names nothing and so selects every flow.
 func (s *Filter) Empty() bool { return s.match == nil }
 
-// UsesIdle reports whether the selection looks at idle_min.
-func (s *Filter) UsesIdle() bool { return s.idle }
+// Uses reports whether the selection looks at a field.
+func (s *Filter) Uses(field string) bool { return s.fields[field] }
 
 // Kernel returns the part of the selection that the kernel can be asked to do.
 // It never excludes a flow that Match would select.
@@ -90,12 +94,12 @@ func Compile(source string) (*Filter, error) {
 	if err != nil {
 		return nil, q.syntaxError(err)
 	}
-	c := compiler{q: q}
+	c := compiler{q: q, fields: make(map[string]bool)}
 	p, err := c.boolean(tree.Node)
 	if err != nil {
 		return nil, err
 	}
-	s := &Filter{match: p, text: strings.TrimSpace(source), idle: c.idle}
+	s := &Filter{match: p, text: strings.TrimSpace(source), fields: c.fields}
 	s.kernel.narrow(tree.Node)
 	return s, nil
 }
@@ -108,7 +112,8 @@ func and(a, b *Filter) *Filter {
 	case b.Empty():
 		return a
 	}
-	r := &Filter{match: both(a.match, b.match), idle: a.idle || b.idle}
+	r := &Filter{match: both(a.match, b.match), fields: maps.Clone(a.fields)}
+	maps.Copy(r.fields, b.fields)
 	r.text = "(" + a.text + ") && (" + b.text + ")"
 	r.kernel = a.kernel
 	r.kernel.merge(b.kernel)

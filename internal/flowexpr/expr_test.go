@@ -148,6 +148,27 @@ func TestUnknownNeverMatches(t *testing.T) {
 	}
 }
 
+// TestFormerTimeoutsLessenIdleness: an entry armed with 600 s looks days idle
+// after the timeout was raised.
+func TestFormerTimeoutsLessenIdleness(t *testing.T) {
+	f := samples()["tcp"]
+	f.TimeoutSeconds = 500
+	s, _ := Compile(`idle_min > 1h`)
+	c := context()
+	if !s.Match(f, c) {
+		t.Fatal("not idle by today's timeouts")
+	}
+	former := *c.Timeouts
+	former.Set(ct.TimeoutTCPEstablished, 600)
+	c.Former = []ct.Timeouts{former}
+	if s.Match(f, c) {
+		t.Error("idle though a former timeout explains it")
+	}
+	if !s.Uses("idle_min") || s.Uses("src") {
+		t.Error("fields used are wrong")
+	}
+}
+
 func TestCompileErrors(t *testing.T) {
 	for _, tc := range []struct {
 		source string

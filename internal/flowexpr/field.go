@@ -126,7 +126,7 @@ var fields = []Field{
 
 	flag("has_master", "another entry's helper expected it", func(f *ct.Flow) bool { return f.Has(ct.HasMaster) }),
 	flag("seq_adjusted", "a helper changed sequence numbers", func(f *ct.Flow) bool { return f.Has(ct.HasSeqAdj) || f.Status.Any(ct.StatusSeqAdjust) }),
-	flag("synproxied", "SYNPROXY answered the handshake", func(f *ct.Flow) bool { return f.Has(ct.HasSynProxy) }),
+	flag("synproxied", "SYNPROXY answered the handshake", func(f *ct.Flow) bool { return f.SynProxy != ct.SynProxy{} }),
 }
 
 // Zone is the zone in which a flow's original tuple is looked up.
@@ -137,12 +137,19 @@ func Zone(f *ct.Flow) uint16 {
 	return f.ZoneOrig
 }
 
+// idleMin is the least idle time under the timeouts in force and all former
+// ones. Timeouts too small for what is left cannot have been in force.
 func idleMin(f *ct.Flow, c *Context) (int64, bool) {
 	if c.Timeouts == nil {
 		return 0, false
 	}
-	d, ok := ct.IdleMin(f, c.Timeouts)
-	return int64(d), ok
+	least, known := ct.IdleMin(f, c.Timeouts)
+	for i := range c.Former {
+		if d, ok := ct.IdleMin(f, &c.Former[i]); ok && (!known || d < least) {
+			least, known = d, true
+		}
+	}
+	return int64(least), known
 }
 
 func age(f *ct.Flow, c *Context) (int64, bool) {

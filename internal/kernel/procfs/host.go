@@ -23,6 +23,11 @@ func (f FS) Release() (string, error) {
 // Hostname returns the name of the machine.
 func (f FS) Hostname() (string, error) { return f.line("proc/sys/kernel/hostname", "the host name") }
 
+// BootID returns the number of this run of the kernel, drawn at boot.
+func (f FS) BootID() (string, error) {
+	return f.line("proc/sys/kernel/random/boot_id", "the boot id")
+}
+
 // line reads a file of one line.
 func (f FS) line(name, what string) (string, error) {
 	b, err := read(f.path(name), 4096)
