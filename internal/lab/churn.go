@@ -16,7 +16,7 @@ import (
 type Churned struct {
 	Asked    int // exchanges begun, each from a port of its own
 	Answered int // of which an answer came within a quarter of a second
-	Refused  int // of which the client's own kernel refused to send or connect
+	Refused  int // of which not even the question could be sent: not connected
 	Elapsed  time.Duration
 }
 
@@ -34,8 +34,12 @@ func (h *Host) TCPChurn(ctx context.Context, target netip.AddrPort, sources neti
 	return h.churn(ctx, ct.TCP, target, sources, load)
 }
 
-// churnBatch is how many exchanges are in flight together.
-const churnBatch = 32
+const (
+	// churnBatch is how many exchanges are in flight together.
+	churnBatch = 32
+	// patience is how long a batch waits for its answers.
+	patience = 250 * time.Millisecond
+)
 
 func (h *Host) churn(ctx context.Context, proto ct.Proto, target netip.AddrPort, sources netip.Prefix, load Load) (Churned, error) {
 	p, err := newPace(ctx, load)
@@ -44,97 +48,124 @@ func (h *Host) churn(ctx context.Context, proto ct.Proto, target netip.AddrPort,
 	}
 	var c Churned
 	err = h.Do(func() error {
-		var batch []int
+		var batch []question
 		for i := 0; p.next(i); i++ {
-			fd, err := ask(spread(proto, sources, target, i), i)
+			q, err := open(spread(proto, sources, target, load.First+i), uint16(i))
 			c.Asked++
 			switch {
 			case err == nil:
-				batch = append(batch, fd)
+				batch = append(batch, q)
 			case transient(err):
 				c.Refused++
 			default:
-				return errors.Join(err, c.gather(batch))
+				return errors.Join(err, c.finish(batch))
 			}
 			if p.breath(i) || len(batch) == churnBatch {
-				if err := c.gather(batch); err != nil {
+				if err := c.finish(batch); err != nil {
 					return err
 				}
 				batch = batch[:0]
 			}
 		}
-		return c.gather(batch)
+		return c.finish(batch)
 	})
 	c.Elapsed = time.Since(p.start)
 	return c, err
 }
 
-// transient tells the errors that a full table or a lost packet causes from
-// mistakes of the generator.
-func transient(err error) bool {
-	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, unix.EAGAIN) ||
-		errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.ECONNREFUSED) ||
-		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EADDRINUSE)
+// question is an exchange in flight.
+type question struct {
+	fd   int
+	data []byte
 }
 
-const patience = 250 * time.Millisecond
-
-// ask begins the exchange that a tuple describes and returns its socket.
-func ask(t ct.Tuple, i int) (int, error) {
-	family, kind := unix.AF_INET, unix.SOCK_STREAM
+// open makes the socket that a tuple describes and begins to connect it.
+func open(t ct.Tuple, id uint16) (question, error) {
+	family, kind, data := unix.AF_INET, unix.SOCK_STREAM, []byte{1}
 	if !t.Is4() {
 		family = unix.AF_INET6
 	}
-	question := []byte{1}
 	if t.Proto == ct.UDP {
-		kind, question = unix.SOCK_DGRAM, dnsQuery(uint16(i))
+		kind, data = unix.SOCK_DGRAM, dnsQuery(id)
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("socket: %w", err)
+		return question{}, fmt.Errorf("socket: %w", err)
 	}
-	if err = begin(fd, t, question); err != nil {
+	q := question{fd, data}
+	if err := q.connect(t); err != nil {
 		unix.Close(fd)
-		return -1, err
+		return question{}, err
 	}
-	return fd, nil
+	return q, nil
 }
 
-func begin(fd int, t ct.Tuple, question []byte) error {
+func (q question) connect(t ct.Tuple) error {
 	wait := unix.NsecToTimeval(patience.Nanoseconds())
 	err := errors.Join(
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait))
+		unix.SetsockoptInt(q.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.SetsockoptTimeval(q.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
+		unix.SetsockoptTimeval(q.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait))
 	if err != nil {
 		return fmt.Errorf("socket options: %w", err)
 	}
-	if err := unix.Bind(fd, sockaddr(t.Src, t.SrcPort)); err != nil {
+	if err := unix.Bind(q.fd, sockaddr(t.Src, t.SrcPort)); err != nil {
 		return fmt.Errorf("bind to %s port %d: %w", t.Src, t.SrcPort, err)
 	}
-	if err := unix.Connect(fd, sockaddr(t.Dst, t.DstPort)); err != nil {
+	err = unix.Connect(q.fd, sockaddr(t.Dst, t.DstPort))
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return fmt.Errorf("connect %s: %w", t, err)
 	}
-	if _, err := unix.Write(fd, question); err != nil {
-		return fmt.Errorf("send %s: %w", t, err)
-	}
-	return nil
+	return unix.SetNonblock(q.fd, false)
 }
 
-// gather waits for the answers and closes the sockets.
-func (c *Churned) gather(batch []int) error {
-	var buf [512]byte
+// finish asks the questions, waits for the answers, for all of them together no
+// longer than the patience allows, and closes the sockets.
+func (c *Churned) finish(batch []question) error {
+	deadline := time.Now().Add(patience)
+	flags := func() int {
+		if time.Now().After(deadline) {
+			return unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+		}
+		return unix.MSG_NOSIGNAL
+	}
 	var failed error
-	for _, fd := range batch {
-		n, err := unix.Read(fd, buf[:])
+	asked := batch[:0]
+	for _, q := range batch {
+		err := unix.Sendto(q.fd, q.data, flags(), nil)
+		if err == nil {
+			asked = append(asked, q)
+			continue
+		}
+		unix.Close(q.fd)
+		c.Refused++
+		if !transient(err) {
+			failed = fmt.Errorf("ask: %w", err)
+		}
+	}
+	var buf [512]byte
+	for _, q := range asked {
+		n, _, err := unix.Recvfrom(q.fd, buf[:], flags())
+		unix.Close(q.fd)
 		if err == nil && n > 0 {
 			c.Answered++
-		} else if err != nil && !transient(err) && failed == nil {
+		} else if err != nil && !transient(err) {
 			failed = fmt.Errorf("await an answer: %w", err)
 		}
-		unix.Close(fd)
 	}
 	return failed
+}
+
+// transient tells the errors that a full table or a lost packet causes from
+// mistakes of the generator.
+func transient(err error) bool {
+	for _, errno := range []unix.Errno{unix.EPERM, unix.ETIMEDOUT, unix.EAGAIN, unix.EINTR, unix.EINPROGRESS,
+		unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, unix.EADDRINUSE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {

@@ -19,6 +19,9 @@ type Load struct {
 	Packets   int           // how many, at most; required
 	PerSecond int           // 0: as fast as the kernel takes them
 	Duration  time.Duration // 0: until all packets are sent
+	// First is the number of the first tuple: a second load with First set to
+	// the Packets of the first repeats none of its tuples.
+	First int
 }
 
 // Sent is a generator's own count of what it did.
@@ -88,7 +91,7 @@ func (h *Host) send(ctx context.Context, load Load, next func(i int, s *segment)
 	}
 	var s segment
 	for i := 0; p.next(i); i++ {
-		next(i, &s)
+		next(load.First+i, &s)
 		if err = w.queue(&s); err != nil {
 			break
 		}

@@ -39,7 +39,8 @@ func (h *Host) Handshakes(ctx context.Context, target netip.AddrPort, sources ne
 	var d Shaken
 	answer := func(s segment) error { return w.completeHandshake(&s, target, &d) }
 	for i := 0; p.next(i); i++ {
-		s := segment{tuple: spread(ct.TCP, sources, target, i), flags: tcpSYN, seq: scatter(uint32(i))}
+		n := load.First + i
+		s := segment{tuple: spread(ct.TCP, sources, target, n), flags: tcpSYN, seq: scatter(uint32(n))}
 		if err := w.queue(&s); err != nil {
 			return d, err
 		}

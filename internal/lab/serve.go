@@ -179,7 +179,7 @@ func (h *Host) Connect(ctx context.Context, target netip.AddrPort, sources netip
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			c, err := dial(ctx, target, Nth(sources, uint32(i)%size(sources)), options)
+			c, err := dial(ctx, target, Nth(sources, uint32(i)%size(sources)), 10*time.Second, options)
 			if err != nil {
 				return fmt.Errorf("connection %d of %d: %w", i+1, n, err)
 			}
@@ -197,9 +197,19 @@ type SocketOption struct{ Level, Name, Value int }
 // the kernel allows.
 var SmallWindow = SocketOption{syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1}
 
-func dial(ctx context.Context, target netip.AddrPort, source netip.Addr, options []SocketOption) (net.Conn, error) {
+// Dial opens one connection from an address of the host. It is the caller's to
+// close.
+func (h *Host) Dial(ctx context.Context, target netip.AddrPort, source netip.Addr, timeout time.Duration) (c net.Conn, err error) {
+	err = h.Do(func() (err error) {
+		c, err = dial(ctx, target, source, timeout, nil)
+		return err
+	})
+	return c, err
+}
+
+func dial(ctx context.Context, target netip.AddrPort, source netip.Addr, timeout time.Duration, options []SocketOption) (net.Conn, error) {
 	d := net.Dialer{
-		Timeout:   10 * time.Second,
+		Timeout:   timeout,
 		KeepAlive: -1,
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0)),
 		Control: func(_, _ string, raw syscall.RawConn) error {
