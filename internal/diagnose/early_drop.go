@@ -67,12 +67,12 @@ func (f *facts) bucketsDefeat() bool {
 	return f.full && f.oddsKnown && f.odds < lowOdds && f.s.Limits.Buckets.N > n && ct.EarlyDropOdds(f.s.Version, f.unassured, n, n) >= lowOdds
 }
 
-// defeat is the half-sentence that a flood adds to its verdict.
+// defeat is the half-sentence that buckets add to the verdict on a cause.
 func (f *facts) defeat() string {
 	if !f.bucketsDefeat() {
 		return ""
 	}
-	return fmt.Sprintf("; %s buckets for %s entries keep the kernel from evicting them, so %s of the newcomers get in",
+	return fmt.Sprintf("; %s buckets for %s entries keep the kernel from finding one to evict, so %s of the newcomers get in",
 		num(f.s.Limits.Buckets.N), num(f.s.Limits.Max.N), pct(f.odds))
 }
 

@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -46,6 +47,12 @@ func newFacts(in Input) *facts {
 	f.c = f.s.Census
 	if f.c == nil {
 		f.c = &ct.Census{}
+	}
+	if f.c.DistinctSources > f.c.Entries { // an estimate
+		c := *f.c
+		c.DistinctSources = c.Entries
+		c.SingleUseSources = min(c.SingleUseSources, c.Entries)
+		f.c = &c
 	}
 	f.composed = f.c.Entries >= minEntries
 	f.blind = append(append(f.blind, f.s.Blind...), in.Blind...)
@@ -116,10 +123,25 @@ func (f *facts) here(e *klog.Episode) bool {
 	if !f.looked {
 		return true
 	}
+	if f.foreign(e) {
+		return false
+	}
 	if e.NetnsInode != 0 {
 		return e.NetnsInode == f.s.Netns.Inode
 	}
 	return f.s.Netns.Initial != ct.No || !f.s.Version.AtLeast(6, 17)
+}
+
+// foreign reports whether an episode is of another machine: logs are collected
+// in one place and named with --log.
+func (f *facts) foreign(e *klog.Episode) bool {
+	return f.looked && e.Host != "" && f.s.Host != "" && shortName(e.Host) != shortName(f.s.Host)
+}
+
+// shortName is a host's name without its domain, in lower case.
+func shortName(host string) string {
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	return host
 }
 
 func (f *facts) recentlyRefused() bool {

@@ -42,7 +42,6 @@ func floodSYN(f *facts) []finding {
 		fd.confidence = report.Medium
 		fd.doubts = []string{"a dead server behind this machine, with its clients retrying, looks the same"}
 	}
-	fd.clause += f.defeat()
 	f.halfOpenStates(&fd)
 	fd.Remedies = f.synRemedies(&fd)
 	return []finding{fd}

@@ -10,25 +10,29 @@ import (
 
 // tableWasFull: the log, or the drop counter, shows refusals in the past.
 func tableWasFull(f *facts) []finding {
-	groups := make(map[uint64][]*klog.Episode)
-	var order []uint64
+	type place struct {
+		host  string
+		netns uint64
+	}
+	groups := make(map[place][]*klog.Episode)
+	var order []place
 	for i := range f.episodes() {
 		e := &f.in.Log.Episodes[i]
 		if e.Kind != klog.TableFull {
 			continue
 		}
-		ns := e.NetnsInode
+		at := place{e.Host, e.NetnsInode}
 		if f.here(e) && f.looked {
-			ns = f.s.Netns.Inode
+			at = place{f.s.Host, f.s.Netns.Inode}
 		}
-		if groups[ns] == nil {
-			order = append(order, ns)
+		if groups[at] == nil {
+			order = append(order, at)
 		}
-		groups[ns] = append(groups[ns], e)
+		groups[at] = append(groups[at], e)
 	}
 	var out []finding
-	for _, ns := range order {
-		out = append(out, f.wasFullIn(groups[ns]))
+	for _, at := range order {
+		out = append(out, f.wasFullIn(groups[at]))
 	}
 	if len(out) == 0 {
 		return f.wasFullByCounter()
@@ -46,14 +50,13 @@ func (f *facts) wasFullIn(eps []*klog.Episode) finding {
 	if !last.TimeKnown || f.in.Now.Sub(last.End) < recentEpisode {
 		fd.Severity = report.Warning
 	}
-	fd.Title = "The table was full"
+	fd.Title = f.whose(last)
 	fd.Figures = map[string]any{}
-	if !f.here(last) || !f.looked && last.NetnsInode != 0 {
-		fd.Title = "The table of another network namespace was full: " + f.namespace(last.NetnsInode)
-		if !f.looked {
-			fd.Title = "The table of network namespace " + f.namespace(last.NetnsInode) + " was full"
-		}
+	if last.NetnsInode != 0 {
 		fd.Figures["netns_inode"] = last.NetnsInode
+	}
+	if last.Host != "" {
+		fd.Figures["host"] = last.Host
 	}
 	var least, most uint64
 	open := false
@@ -76,6 +79,23 @@ func (f *facts) wasFullIn(eps []*klog.Episode) finding {
 		fd.Remedies = append(fd.Remedies, f.lookThere(last))
 	}
 	return fd
+}
+
+// whose says whose table was full.
+func (f *facts) whose(e *klog.Episode) string {
+	table := "The table"
+	if e.NetnsInode != 0 && (!f.looked || f.foreign(e)) {
+		table += " of network namespace " + f.namespace(e.NetnsInode)
+	}
+	switch {
+	case f.foreign(e), !f.looked && e.Host != "":
+		return table + " was full on host " + e.Host
+	case f.here(e):
+		return table + " was full"
+	case e.NetnsInode == 0:
+		return "The table of the host, not of this network namespace, was full"
+	}
+	return "The table of another network namespace was full: " + f.namespace(e.NetnsInode)
 }
 
 // episode tells one episode: when, how long, how much.
@@ -131,7 +151,7 @@ func (f *facts) namespace(inode uint64) string {
 	s := fmt.Sprintf("net:[%d]", inode)
 	n, ok := f.find(inode)
 	switch {
-	case !ok && f.in.Namespaces != nil:
+	case !ok && f.in.Namespaces != nil && f.looked:
 		return s + ", which is gone"
 	case !ok:
 		return s
@@ -153,6 +173,10 @@ func (f *facts) lookThere(e *klog.Episode) report.Remedy {
 	r := report.Remedy{When: report.Now, What: "Look into that namespace.", Risk: "none: it only reads"}
 	n, ok := f.find(e.NetnsInode)
 	switch {
+	case f.foreign(e):
+		r.What, r.Commands = "Look at that host.", []string{"ssh " + shellQuote(e.Host) + " ctwarden check"}
+	case e.NetnsInode == 0:
+		r.What, r.Commands = "Look at the host's own table.", []string{"ctwarden check --netns 1"}
 	case ok && n.Pid != 0:
 		r.Commands = []string{fmt.Sprintf("ctwarden check --netns %d", n.Pid)}
 	case ok && n.Path != "":

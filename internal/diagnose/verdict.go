@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -22,7 +23,11 @@ func verdict(f *facts, all []finding) report.Verdict {
 	switch {
 	case cause != nil:
 		v.Cause, v.Confidence, v.Doubts = cause.cause, cause.confidence, cause.doubts
-		v.Text = join(state, cause.clause)
+		clause := cause.clause
+		if slices.Contains(cause.explains, codeEarlyDropDefeated) {
+			clause += f.defeat()
+		}
+		v.Text = join(state, clause)
 		v.Codes = front(v.Codes, cause.Code)
 	case f.full || f.near || f.evicting:
 		v.Cause, v.Confidence = report.CauseUnknown, report.Low
@@ -119,7 +124,7 @@ func (f *facts) calm(v *report.Verdict, all []finding) {
 			v.Text, v.Cause = fd.Title+".", report.CauseMisconfig
 			if fd.Code == codeTableWasFull {
 				v.Cause, v.Confidence = report.CauseUnknown, report.Low
-				v.Doubts = []string{"that namespace was not read"}
+				v.Doubts = []string{"that table was not read"}
 			}
 			return
 		}
