@@ -37,7 +37,7 @@ func (r *reader) openTable() *table {
 	if !r.fs.Live() || r.fs.Pid != 0 || r.mods == nil {
 		return t
 	}
-	if !r.mods.State("nf_conntrack_netlink", "ctnetlink_get_conntrack").Present() && !r.mods.Monolithic() {
+	if !r.mods.Monolithic() && !r.mods.State("nf_conntrack_netlink", "ctnetlink_get_conntrack").Present() {
 		return t
 	}
 	t.conn, t.err = ctnl.Dial(ctnl.Options{Netns: r.o.Netns})
