@@ -76,7 +76,8 @@ type Episode struct {
 	UptimeEnd   time.Duration `json:"-"`
 	// NetnsInode is the namespace that the line names (6.17 and later, all but
 	// the initial one); 0 where it names none: the initial namespace, or any
-	// on older kernels.
+	// on older kernels. The kernel gives the number to a new namespace once
+	// the old one is gone.
 	NetnsInode uint64 `json:"netns_inode,omitempty"`
 	// Era is what the wording tells of the kernel that wrote it.
 	Era Era `json:"era,omitempty"`
