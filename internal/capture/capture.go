@@ -1,0 +1,144 @@
+// Package capture turns packet captures into what connection tracking sees of
+// each packet.
+//
+// It reads pcap and pcapng, plain or compressed with gzip or zstd, from any
+// reader, in constant memory, and never trusts a length it finds. What it
+// cannot use it skips and counts by reason.
+package capture
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/ctwarden/ctwarden/sim"
+)
+
+// ErrFormat is returned for input that is neither pcap nor pcapng.
+var ErrFormat = errors.New("not a packet capture (pcap or pcapng, plain, gzip or zstd)")
+
+// maxPacket bounds the bytes that are kept of one packet; connection tracking
+// looks at headers only. Longer records are cut, not refused.
+const maxPacket = 1 << 16
+
+// bufferSize is what is read of the input at a time.
+const bufferSize = 1 << 20
+
+// record is one captured packet as the file has it. data is valid until the
+// next call.
+type record struct {
+	at   sim.Time // nanoseconds since 1970
+	link linkType
+	orig uint32 // its length on the wire
+	data []byte
+}
+
+// source yields records; io.EOF ends them.
+type source interface {
+	next(*record) error
+}
+
+// Reader reads one capture.
+type Reader struct {
+	src   source
+	rec   record
+	last  sim.Time
+	stats Stats
+	close func()
+}
+
+// Stats say what a capture held.
+type Stats struct {
+	Packets uint64 // handed out
+	Bytes   uint64 // of IP packets on the wire
+	// Skipped counts what was not handed out, by reason.
+	Skipped map[Reason]uint64
+	// Backwards counts packets that bear an earlier time than the one before;
+	// they are handed out at the time of the one before.
+	Backwards uint64
+	// Cut is set when the capture ends in the middle of a packet.
+	Cut bool
+}
+
+// NewReader recognises the format by the first bytes.
+func NewReader(r io.Reader) (*Reader, error) {
+	br := bufio.NewReaderSize(r, bufferSize)
+	magic, err := br.Peek(4)
+	if err != nil && len(magic) == 0 {
+		return nil, fmt.Errorf("%w: it is empty", ErrFormat)
+	}
+	cr := &Reader{stats: Stats{Skipped: make(map[Reason]uint64)}, close: func() {}}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("open gzip: %w", err)
+		}
+		br = bufio.NewReaderSize(z, bufferSize)
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(128<<20))
+		if err != nil {
+			return nil, fmt.Errorf("open zstd: %w", err)
+		}
+		cr.close = z.Close
+		br = bufio.NewReaderSize(z, bufferSize)
+	}
+	cr.src, err = openSource(br)
+	if err != nil {
+		cr.close()
+		return nil, err
+	}
+	return cr, nil
+}
+
+func openSource(br *bufio.Reader) (source, error) {
+	magic, err := br.Peek(4)
+	if err != nil {
+		return nil, fmt.Errorf("%w: it ends after %d bytes", ErrFormat, len(magic))
+	}
+	if bytes.Equal(magic, []byte{0x0a, 0x0d, 0x0d, 0x0a}) {
+		return &pcapng{r: br}, nil
+	}
+	return openPcap(br)
+}
+
+// Next fills p with the next packet that connection tracking would see, and
+// returns its time. It returns io.EOF after the last. A capture that breaks off
+// ends like one that does not, with Stats.Cut set.
+func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
+	rec := &r.rec
+	for {
+		err := r.src.next(rec)
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			r.stats.Cut = true
+			return 0, io.EOF
+		case err != nil:
+			return 0, err
+		}
+		reason := decode(rec, p)
+		if reason != "" {
+			r.stats.Skipped[reason]++
+			continue
+		}
+		if rec.at < r.last {
+			r.stats.Backwards++
+			rec.at = r.last
+		}
+		r.last = rec.at
+		r.stats.Packets++
+		r.stats.Bytes += uint64(p.Length)
+		return rec.at, nil
+	}
+}
+
+// Stats returns what was read so far.
+func (r *Reader) Stats() Stats { return r.stats }
+
+// Close frees what decompression holds. It does not close the input.
+func (r *Reader) Close() { r.close() }
