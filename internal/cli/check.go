@@ -29,6 +29,8 @@ look.`
 const checkExample = `  ctwarden check
   ctwarden check --full --observe 10s
   ctwarden check --netns 4711
+  ctwarden check --log /var/log/kern.log --log-only
+  journalctl -k | ctwarden check --log - --log-only
   ctwarden check --json | jq -r .verdict.text`
 
 // checker is one run of the command.
@@ -39,6 +41,7 @@ type checker struct {
 	full    bool
 	output  string
 	json    bool
+	logs    []string
 	logOnly bool
 	noColor bool
 	verbose bool
@@ -55,6 +58,8 @@ func newCheck(env *Env) *cobra.Command {
 	fs.StringVar(&c.netns, "netns", "", "network namespace: a name, a process id or a path (default the own one)")
 	fs.DurationVar(&c.observe, "observe", observe.DefaultObserve, "time between two readings; 0 for one reading, without rates")
 	fs.BoolVar(&c.full, "full", false, "read every entry rather than a sample")
+	fs.StringArrayVar(&c.logs, "log", nil, "read this log instead of the machine's; - is standard input (repeatable)")
+	fs.BoolVar(&c.logOnly, "log-only", false, "look at the logs alone; needs no rights")
 	fs.StringVarP(&c.output, "output", "o", "text", "format: text or json")
 	fs.BoolVar(&c.json, "json", false, "the same as -o json")
 	fs.BoolVar(&c.noColor, "no-color", false, "no colour (also: NO_COLOR in the environment)")
@@ -69,6 +74,7 @@ func (c *checker) run(ctx context.Context) error {
 	in := diagnose.Input{Now: c.env.Now()}
 	p := newProgress(c.env)
 	defer p.clear()
+	logs := c.startLogs(ctx)
 	if !c.logOnly {
 		snap, err := observe.Machine(ctx, observe.Options{Netns: c.netns, Observe: c.observe, Full: c.full, Progress: p.show})
 		if err != nil {
@@ -76,6 +82,12 @@ func (c *checker) run(ctx context.Context) error {
 		}
 		in.Snapshot, in.Now = snap, snap.Time
 	}
+	p.show("reading the logs", -1)
+	l := <-logs
+	if l.err != nil {
+		return l.err
+	}
+	in.Log, in.Blind = l.report, l.blind
 	c.findNamespaces(ctx, &in)
 	p.clear()
 	r := diagnose.Run(in)
