@@ -7,6 +7,7 @@ import (
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/kernel/logsrc"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/klog"
 )
 
@@ -31,8 +32,12 @@ func (c *checker) startLogs(ctx context.Context) <-chan logReading {
 
 func (c *checker) readLogs(ctx context.Context) logReading {
 	now := c.env.Now()
-	to := klog.NewCollector(klog.Options{Location: time.Local, Now: now})
 	var r logReading
+	opts := klog.Options{Location: time.Local, Now: now}
+	if len(c.logs) == 0 {
+		opts.Version = runningKernel()
+	}
+	to := klog.NewCollector(opts)
 	if len(c.logs) == 0 {
 		o := logsrc.Options{Now: now}
 		if !c.logOnly {
@@ -61,4 +66,18 @@ func (c *checker) judgeLogs(r logReading) logReading {
 	}
 	r.err = &HintError{fmt.Errorf("cannot read the log: %w", r.err), "--log takes a file, packed or not, or - for standard input"}
 	return r
+}
+
+// runningKernel is the kernel that wrote this machine's recent logs, zero if
+// that cannot be told.
+func runningKernel() ct.KernelVersion {
+	release, err := procfs.FS{}.Release()
+	if err != nil {
+		return ct.KernelVersion{}
+	}
+	v, err := ct.ParseKernelVersion(release)
+	if err != nil {
+		return ct.KernelVersion{}
+	}
+	return v
 }

@@ -85,6 +85,12 @@ var scenarios = []scenario{
 		grew(420, 30), rearmed(0.31), spreadOver(88000, 20000), sources(heavy("203.0.113.9", 310, made(310, 310, 0, 0))),
 	), report.CauseGrowth, codeTableFull, []string{"full and refuses", "outgrown"}},
 
+	{"full-for-a-while", fixture(
+		classes(class(ct.TCP, ct.TCPEstablished, true, true, 262144, 9000)),
+		grew(420, 0), rearmed(0.31), spreadOver(88000, 20000),
+		logged(26*time.Hour, 4*time.Minute, 0, 80, 900), logged(40*time.Minute, 39*time.Minute, 0, 2210, 515812),
+	), report.CauseGrowth, codeTableFull, []string{"has been full since 02:32:00 UTC and refuses"}},
+
 	{"small-limit", fixture(
 		classes(class(ct.TCP, ct.TCPEstablished, true, true, 7800, 300), class(ct.UDP, 0, true, true, 392)),
 		limits(8192, 8192, 8192), grew(40, 12), rearmed(0.4), spreadOver(2600, 400),
@@ -105,6 +111,25 @@ var scenarios = []scenario{
 			in.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
 		},
 	), report.CauseUnknown, codeTableWasFull, []string{"another network namespace", "docker container web"}},
+
+	{"several-others-full", fixture(
+		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
+		logged(30*time.Minute, 0, 4026532246, 10, 40000),
+		logged(20*time.Minute, 0, 4026532247, 10, 40000),
+		func(in *Input) {
+			in.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
+		},
+	), report.CauseUnknown, codeTableWasFull, []string{"3 other tables were full"}},
+
+	{"gone-namespace-full", fixture(
+		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
+		func(in *Input) { in.Namespaces = []ct.Namespace{{Inode: 4026531840, Pid: 1, Comm: "systemd"}} },
+	), report.CauseNone, codeTableWasFull, []string{"Nothing is wrong"}},
+
+	{"another-host-full", fixture(
+		logged(40*time.Minute, 12*time.Minute, 0, 9, 492),
+		func(in *Input) { in.Log.Episodes[0].Host = "db3.example.org" },
+	), report.CauseUnknown, codeTableWasFull, []string{"on host db3.example.org"}},
 
 	{"unprivileged-full", fixture(
 		limits(262144, 262144, 262144), grew(800, 0),

@@ -27,6 +27,7 @@ func tableFull(f *facts) []finding {
 	if line := f.composition(); line != "" {
 		fd.Evidence = append(fd.Evidence, line)
 	}
+	f.logged(&fd)
 	fd.Evidence = append(fd.Evidence, "Running connections go on. New ones are dropped: SSH logins and DNS queries too, "+
 		"and a local program that sends sees EPERM, \"Operation not permitted\".")
 	fd.doubts = f.growthDoubts()
@@ -36,6 +37,20 @@ func tableFull(f *facts) []finding {
 	}
 	fd.Remedies = f.room()
 	return f.onlyIfKnown(fd)
+}
+
+// logged adds what the log says of this table.
+func (f *facts) logged(fd *finding) {
+	here, _ := f.pasts()
+	if here == nil {
+		return
+	}
+	least, most, _ := here.refused()
+	fd.Figures["logged_refused_min"], fd.Figures["logged_refused_max"] = least, most
+	fd.Evidence = append(fd.Evidence, "In the log: "+f.episode(here.last()))
+	if n := len(here.episodes) - 1; n > 0 {
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s before that, the first %s.", count(n, "episode"), f.episodeTime(here.episodes[0])))
+	}
 }
 
 // onlyIfKnown takes the claim to be the cause away from a full table whose

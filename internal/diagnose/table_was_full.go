@@ -2,83 +2,224 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/klog"
 	"github.com/ctwarden/ctwarden/internal/report"
 )
 
-// tableWasFull: the log, or the drop counter, shows refusals in the past.
-func tableWasFull(f *facts) []finding {
-	type place struct {
-		host  string
-		netns uint64
+// whereabouts are whose table a line speaks of.
+type whereabouts struct {
+	host  string
+	netns uint64
+}
+
+// past is what the log tells of one place, the episodes in their order.
+type past struct {
+	whereabouts
+	episodes []*klog.Episode
+}
+
+func (p *past) last() *klog.Episode { return p.episodes[len(p.episodes)-1] }
+
+// refused sums the bounds.
+func (p *past) refused() (least, most uint64, open bool) {
+	for _, e := range p.episodes {
+		least, most, open = least+e.RefusedMin, most+e.RefusedMax, open || e.OpenEnded
 	}
-	groups := make(map[place][]*klog.Episode)
-	var order []place
+	return least, most, open
+}
+
+// tableWasFull: the log, or the drop counter, shows refusals in the past: one
+// finding for the table that was read, and one for all others.
+func tableWasFull(f *facts) []finding {
+	here, elsewhere := f.pasts()
+	var out []finding
+	if here != nil && !f.full {
+		out = append(out, f.wasFullHere(here))
+	}
+	switch len(elsewhere) {
+	case 0:
+	case 1:
+		out = append(out, f.wasFullThere(elsewhere[0]))
+	default:
+		out = append(out, f.wereFull(elsewhere))
+	}
+	if here == nil && f.looked {
+		out = append(out, f.wasFullByCounter()...)
+	}
+	return out
+}
+
+// pasts sorts the episodes by place.
+func (f *facts) pasts() (here *past, elsewhere []*past) {
 	for i := range f.episodes() {
 		e := &f.in.Log.Episodes[i]
 		if e.Kind != klog.TableFull {
 			continue
 		}
-		at := place{e.Host, e.NetnsInode}
-		if f.here(e) && f.looked {
-			at = place{f.s.Host, f.s.Netns.Inode}
+		at := whereabouts{e.Host, e.NetnsInode}
+		if f.looked && f.here(e) {
+			if here == nil {
+				here = &past{whereabouts: at}
+			}
+			here.episodes = append(here.episodes, e)
+			continue
 		}
-		if groups[at] == nil {
-			order = append(order, at)
+		k := slices.IndexFunc(elsewhere, func(p *past) bool { return p.whereabouts == at })
+		if k < 0 {
+			k = len(elsewhere)
+			elsewhere = append(elsewhere, &past{whereabouts: at})
 		}
-		groups[at] = append(groups[at], e)
+		elsewhere[k].episodes = append(elsewhere[k].episodes, e)
 	}
-	var out []finding
-	for _, at := range order {
-		out = append(out, f.wasFullIn(groups[at]))
-	}
-	if len(out) == 0 {
-		return f.wasFullByCounter()
-	}
-	return out
+	return here, elsewhere
 }
 
-// maxEpisodes is how many episodes are told one by one.
-const maxEpisodes = 5
+// Bounds on what is told one by one.
+const (
+	maxEpisodes = 5
+	maxPlaces   = 8
+)
 
-func (f *facts) wasFullIn(eps []*klog.Episode) finding {
-	last := eps[len(eps)-1]
+func (f *facts) wasFullHere(p *past) finding {
+	fd := f.wasFullOf(p)
+	fd.Title = "The table was full"
+	return fd
+}
+
+func (f *facts) wasFullThere(p *past) finding {
+	fd := f.wasFullOf(p)
+	fd.Severity = f.elsewhereSeverity(p)
+	fd.Title = f.whose(p.last())
+	if !f.looked {
+		f.meaning(&fd, p.last())
+		return fd
+	}
+	fd.Remedies = f.lookThere(p)
+	return fd
+}
+
+// wasFullOf tells the episodes of one place.
+func (f *facts) wasFullOf(p *past) finding {
 	fd := finding{}
-	fd.Severity = report.Notice
-	if !last.TimeKnown || f.in.Now.Sub(last.End) < recentEpisode {
-		fd.Severity = report.Warning
+	fd.Severity = f.pastSeverity(p)
+	least, most, open := p.refused()
+	fd.Figures = map[string]any{"episodes": len(p.episodes), "refused_min": least, "refused_max": most, "open_ended": open}
+	if p.netns != 0 {
+		fd.Figures["netns_inode"] = p.netns
 	}
-	fd.Title = f.whose(last)
-	fd.Figures = map[string]any{}
-	if last.NetnsInode != 0 {
-		fd.Figures["netns_inode"] = last.NetnsInode
+	if p.host != "" {
+		fd.Figures["host"] = p.host
 	}
-	if last.Host != "" {
-		fd.Figures["host"] = last.Host
+	for _, e := range p.episodes[max(0, len(p.episodes)-maxEpisodes):] {
+		fd.Evidence = append(fd.Evidence, f.episode(e))
 	}
-	var least, most uint64
-	open := false
-	for i, e := range eps {
-		least, most, open = least+e.RefusedMin, most+e.RefusedMax, open || e.OpenEnded
-		if i >= len(eps)-maxEpisodes {
-			fd.Evidence = append(fd.Evidence, f.episode(e))
-		}
-	}
-	if n := len(eps) - maxEpisodes; n > 0 {
+	if n := len(p.episodes) - maxEpisodes; n > 0 {
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s before that.", count(n, "episode")))
 	}
-	fd.Figures["episodes"], fd.Figures["refused_min"], fd.Figures["refused_max"] = len(eps), least, most
-	fd.Figures["open_ended"] = open
-	f.boundsExplained(&fd, last)
-	if !f.looked {
-		f.meaning(&fd, last)
-	}
-	if !f.here(last) {
-		fd.Remedies = append(fd.Remedies, f.lookThere(last))
-	}
+	f.boundsExplained(&fd, p.last())
 	return fd
+}
+
+func (f *facts) pastSeverity(p *past) report.Severity {
+	if e := p.last(); !e.TimeKnown || f.in.Now.Sub(e.End) < recentEpisode {
+		return report.Warning
+	}
+	return report.Notice
+}
+
+// elsewhereSeverity is no more than a notice for a namespace that is gone, and
+// for those that nobody asked for.
+func (f *facts) elsewhereSeverity(p *past) report.Severity {
+	if f.gone(p) || f.s.Netns.Name != "" {
+		return report.Notice
+	}
+	return f.pastSeverity(p)
+}
+
+// gone reports whether the namespace exists no more: nothing can be full in it
+// again.
+func (f *facts) gone(p *past) bool {
+	if p.netns == 0 || f.in.Namespaces == nil || f.foreign(p.last()) {
+		return false
+	}
+	_, ok := f.find(p.netns)
+	return !ok
+}
+
+// wereFull sums up the tables of several places that were not read.
+func (f *facts) wereFull(places []*past) finding {
+	fd := finding{}
+	fd.Severity = report.Notice
+	slices.SortStableFunc(places, func(a, b *past) int {
+		if ga, gb := f.gone(a), f.gone(b); ga != gb {
+			return boolOrder(ga, gb)
+		}
+		return b.last().End.Compare(a.last().End)
+	})
+	alive := 0
+	for i, p := range places {
+		if !f.gone(p) {
+			alive++
+			fd.Severity = max(fd.Severity, f.elsewhereSeverity(p))
+			if f.looked && len(fd.Remedies) < maxEpisodes {
+				fd.Remedies = append(fd.Remedies, f.lookThere(p)...)
+			}
+		}
+		if i < maxPlaces {
+			fd.Evidence = append(fd.Evidence, f.inShort(p))
+		}
+	}
+	if n := len(places) - maxPlaces; n > 0 {
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("And %s more.", num(n)))
+	}
+	fd.Title = fmt.Sprintf("%s other tables were full", num(len(places)))
+	if !f.looked {
+		fd.Title = fmt.Sprintf("%s tables were full", num(len(places)))
+		f.meaning(&fd, places[0].last())
+	} else if alive == 0 {
+		fd.Title += ", of network namespaces that are gone"
+	}
+	fd.Figures = map[string]any{"tables": len(places), "alive": alive}
+	return fd
+}
+
+// inShort tells one place in one line.
+func (f *facts) inShort(p *past) string {
+	least, most, _ := p.refused()
+	s := fmt.Sprintf("%s: at least %s refused, at most %s", f.where(p), count(least, "packet"), num(most))
+	if e := p.last(); e.TimeKnown {
+		s += ", the last " + f.episodeTime(e)
+	}
+	return s + "."
+}
+
+// where names a place in few words.
+func (f *facts) where(p *past) string {
+	s := "the host's own table"
+	if p.netns != 0 {
+		s = f.namespace(p.netns)
+	}
+	if p.host != "" && (!f.looked || f.foreign(p.last())) {
+		s += " on host " + p.host
+	}
+	return s
+}
+
+// ongoing returns what the log tells of the time in which the table that was
+// read has been full, nil if nothing.
+func (f *facts) ongoing() *klog.Episode {
+	here, _ := f.pasts()
+	if here == nil || !f.full {
+		return nil
+	}
+	e := here.last()
+	if !e.TimeKnown || f.in.Now.Sub(e.End) > klog.DefaultGap {
+		return nil
+	}
+	return e
 }
 
 // whose says whose table was full.
@@ -100,9 +241,9 @@ func (f *facts) whose(e *klog.Episode) string {
 
 // episode tells one episode: when, how long, how much.
 func (f *facts) episode(e *klog.Episode) string {
-	s := "Once, at a time that the log does not tell"
+	s := "At a time that the log does not tell"
 	if e.TimeKnown {
-		s = "Once, " + f.episodeTime(e)
+		s = sentence(f.episodeTime(e))
 	}
 	s += ": " + count(e.Lines, "line")
 	if e.Suppressed > 0 {
@@ -114,7 +255,7 @@ func (f *facts) episode(e *klog.Episode) string {
 func (f *facts) episodeTime(e *klog.Episode) string {
 	const full, clock = "2006-01-02 15:04:05", "15:04:05"
 	start, end := e.Start.UTC(), e.End.UTC()
-	if start.Equal(end) {
+	if start.Unix() == end.Unix() {
 		return "at " + start.Format(full) + " UTC"
 	}
 	until := end.Format(clock)
@@ -169,23 +310,28 @@ func (f *facts) find(inode uint64) (ct.Namespace, bool) {
 	return ct.Namespace{}, false
 }
 
-func (f *facts) lookThere(e *klog.Episode) report.Remedy {
-	r := report.Remedy{When: report.Now, What: "Look into that namespace.", Risk: "none: it only reads"}
+// lookThere says how to look at a table that was not read.
+func (f *facts) lookThere(p *past) []report.Remedy {
+	e := p.last()
+	if f.gone(p) {
+		return nil
+	}
+	r := report.Remedy{When: report.Now, Risk: "none: it only reads"}
 	n, ok := f.find(e.NetnsInode)
 	switch {
 	case f.foreign(e):
-		r.What, r.Commands = "Look at that host.", []string{"ssh " + shellQuote(e.Host) + " ctwarden check"}
+		r.What, r.Commands = "Look at host "+e.Host+".", []string{"ssh " + shellQuote(e.Host) + " ctwarden check"}
 	case e.NetnsInode == 0:
 		r.What, r.Commands = "Look at the host's own table.", []string{"ctwarden check --netns 1"}
 	case ok && n.Pid != 0:
-		r.Commands = []string{fmt.Sprintf("ctwarden check --netns %d", n.Pid)}
+		r.What, r.Commands = "Look into "+n.Label()+".", []string{fmt.Sprintf("ctwarden check --netns %d", n.Pid)}
 	case ok && n.Path != "":
-		r.Commands = []string{"ctwarden check --netns " + shellQuote(n.Path)}
+		r.What, r.Commands = "Look into "+n.Label()+".", []string{"ctwarden check --netns " + shellQuote(n.Path)}
 	default:
 		r.What = "Find out whose that namespace is, while it lives: the second column is a process in it."
 		r.Commands = []string{fmt.Sprintf("lsns -t net -o NS,PID,COMMAND | grep %d", e.NetnsInode)}
 	}
-	return r
+	return []report.Remedy{r}
 }
 
 // meaning tells somebody who has nothing but the log what it means.

@@ -64,13 +64,17 @@ func gravest(all []finding) *finding {
 
 // state is the first half of the verdict.
 func (f *facts) state() string {
+	full := "The table is full"
+	if e := f.ongoing(); e != nil {
+		full = "The table has been full since " + e.Start.UTC().Format("15:04:05") + " UTC"
+	}
 	switch {
 	case f.refusing:
-		return "The table is full and refuses new connections"
+		return full + " and refuses new connections"
 	case f.full && f.evicting:
-		return "The table is full, and each newcomer takes the place of an entry that is not assured yet"
+		return full + ", and each newcomer takes the place of an entry that is not assured yet"
 	case f.full:
-		return "The table is full"
+		return full
 	case f.near:
 		s := "The table is " + pct(f.fill) + " full"
 		if left, ok := f.timeToFull(); ok {
