@@ -57,34 +57,39 @@ func Upload(ctx context.Context, conns []net.Conn) (Moved, error) {
 // interval, until ctx ends. One goroutine goes round all connections, so that
 // thousands cost little.
 func Chat(ctx context.Context, conns []net.Conn, interval time.Duration) (Moved, error) {
-	m := Moved{}
+	var m Moved
 	alive := append([]net.Conn(nil), conns...)
 	for len(alive) > 0 && ctx.Err() == nil {
 		round := time.Now()
-		kept := alive[:0]
-		for _, c := range alive {
-			if ctx.Err() != nil {
-				return m, nil
-			}
-			switch err := say(c); {
-			case err == nil:
-				m.Messages++
-				m.Bytes++
-				kept = append(kept, c)
-			case errors.Is(err, os.ErrDeadlineExceeded):
-				kept = append(kept, c)
-			default:
-				m.Broken++
-				c.Close()
-			}
-		}
-		alive = kept
+		alive = m.goRound(ctx, alive)
 		select {
 		case <-ctx.Done():
 		case <-time.After(interval - time.Since(round)):
 		}
 	}
 	return m, nil
+}
+
+// goRound talks once on each connection and returns those that still work.
+func (m *Moved) goRound(ctx context.Context, conns []net.Conn) []net.Conn {
+	alive := conns[:0]
+	for i, c := range conns {
+		if ctx.Err() != nil {
+			return append(alive, conns[i:]...)
+		}
+		switch err := say(c); {
+		case err == nil:
+			m.Messages++
+			m.Bytes++
+			alive = append(alive, c)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			alive = append(alive, c)
+		default:
+			m.Broken++
+			c.Close()
+		}
+	}
+	return alive
 }
 
 func say(c net.Conn) error {
