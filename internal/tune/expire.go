@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,6 +65,14 @@ type Clock interface {
 // retryAfter is the pause between two attempts to finish a trial.
 const retryAfter = 10 * time.Second
 
+// running reports whether anything is in force, or about to be: the dead-man is
+// armed before the first write.
+func running(o *journal.Op) bool {
+	return slices.ContainsFunc(o.Settings, func(s journal.Setting) bool {
+		return s.State.Open() && s.State != journal.Deferred
+	})
+}
+
 // Guard is the life of a dead-man: it watches the trial until the deadline,
 // takes it back, and stays while something is deferred. look may be nil; it
 // reads the machine's health for the watch.
@@ -81,7 +90,7 @@ func (k *Keeper) Guard(ctx context.Context, id string, clock Clock, look func() 
 		deadline = time.Duration(o.Trial.DeadlineMillis) * time.Millisecond
 	}
 	w := newWatch(o)
-	for len(standing(o)) > 0 && k.Boottime() < deadline {
+	for running(o) && k.Boottime() < deadline {
 		next := min(k.Boottime()+watchEvery, deadline)
 		if err := clock.Until(ctx, next); err != nil {
 			return err

@@ -505,6 +505,29 @@ func TestGuardWaitsForTheTableToDrain(t *testing.T) {
 	}
 }
 
+// TestGuardStartsBeforeTheFirstWrite: as it is armed, everything is planned
+// only, and the trial must still last until its deadline.
+func TestGuardStartsBeforeTheFirstWrite(t *testing.T) {
+	b := newBox(t)
+	k := b.keeper()
+	id, err := k.Journal.Begin(t.Context(), journal.Op{Boot: b.boot, Netns: 7,
+		Settings: []journal.Setting{{Key: keyTimeWait, Before: "120", After: "30"}},
+		Trial:    &journal.Trial{DeadlineMillis: (b.now + time.Minute).Milliseconds()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.settings[keyTimeWait] = "30"
+	until := b.now + time.Minute
+	c := clock{b, func() {
+		if b.now < until && b.settings[keyTimeWait] != "30" {
+			t.Fatalf("taken back %s early", until-b.now)
+		}
+	}}
+	if err := k.Guard(t.Context(), id, c, nil); err != nil || b.now < until || b.settings[keyTimeWait] != "120" {
+		t.Errorf("%v at %s: %v", err, b.now, b.settings)
+	}
+}
+
 func TestGuardStopsAfterConfirm(t *testing.T) {
 	b := newBox(t)
 	id := b.apply(time.Hour)
