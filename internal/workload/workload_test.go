@@ -1,0 +1,233 @@
+package workload
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/sim"
+)
+
+const web = `
+version: 1
+duration: 60s
+seed: 7
+classes:
+  - name: web
+    kind: tcp
+    arrivals: {rate: 200/s}
+    sources: 10.0.0.0/16
+    destinations: 192.0.2.1/32
+    ports: 443
+    lifetime: {shape: exponential, mean: 2s}
+    pause: {mean: 500ms}
+    round_trip: 20ms
+  - name: dns
+    kind: udp
+    arrivals: {process: constant, rate: 100/s}
+    sources: fd00::/112
+    destinations: 2001:db8::53/128
+    ports: 53
+  - name: flood
+    kind: syn-flood
+    start: 20s
+    stop: 30s
+    arrivals: {rate: 1000/s}
+    sources: 10.2.0.0/15
+    destinations: 192.0.2.1/32
+    ports: 443
+`
+
+func parse(t testing.TB, text string) *Spec {
+	t.Helper()
+	s, err := Parse(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func table(t testing.TB, maxEntries, buckets int) *sim.Table {
+	t.Helper()
+	cfg := sim.DefaultConfig(sim.Latest())
+	cfg.Max, cfg.Buckets = maxEntries, buckets
+	tb, err := sim.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tb
+}
+
+// Every packet of connections that nothing disturbs must be valid to the
+// model's window tracking, and connections must end as they should.
+func TestPacketsAreValid(t *testing.T) {
+	g, err := New(parse(t, web), 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tb := table(t, 1<<20, 1<<18)
+	var last sim.Time
+	err = g.RunUntil(context.Background(), math.MaxInt64, func(at sim.Time, p *sim.Packet) sim.Verdict {
+		if at < last-tick {
+			t.Fatalf("time went back by %d ns", last-at)
+		}
+		last = max(last, at)
+		r := tb.Packet(at, p)
+		if r.Verdict != sim.Accepted {
+			t.Fatalf("%s at %d: %+v", r.Verdict, at, *p)
+		}
+		return r.Verdict
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web, dns, flood := g.Outcomes[0], g.Outcomes[1], g.Outcomes[2]
+	if web.Started < 11000 || web.Started > 13000 || web.Broken+web.GaveUp > 0 || web.Ended < 11000 {
+		t.Errorf("web: %+v", web)
+	}
+	if dns.Started < 5990 || dns.Started > 6001 || dns.Answered < 5990 {
+		t.Errorf("dns: %+v", dns)
+	}
+	if flood.Started < 9500 || flood.Started > 10500 || flood.Packets != flood.Started {
+		t.Errorf("flood: %+v", flood)
+	}
+	assured, tcp := 0, 0
+	for _, f := range tb.All() {
+		if f.Orig.Proto == ct.TCP && f.Orig.Src.Is4() && f.Replied() {
+			tcp++
+			if f.Assured() {
+				assured++
+			}
+		}
+	}
+	if tcp == 0 || assured < tcp*9/10 {
+		t.Errorf("%d of %d answered connections are assured", assured, tcp)
+	}
+}
+
+// Occupancy of undisturbed traffic obeys Little's law.
+func TestLittlesLaw(t *testing.T) {
+	const text = `
+version: 1
+duration: 5m
+classes:
+  - name: udp
+    kind: udp
+    arrivals: {rate: 100/s}
+    sources: 10.0.0.0/8
+    destinations: 192.0.2.1/32
+`
+	g, err := New(parse(t, text), 3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tb := table(t, 1<<20, 1<<18)
+	if err := g.RunUntil(context.Background(), math.MaxInt64, func(at sim.Time, p *sim.Packet) sim.Verdict { return tb.Packet(at, p).Verdict }); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for range tb.Dump() {
+		n++
+	}
+	if want := 100 * 30.0; math.Abs(float64(n)-want) > want*0.08 {
+		t.Errorf("%d entries, want about %.0f: 100 a second for 30 s each", n, want)
+	}
+}
+
+func TestReproducible(t *testing.T) {
+	sum := func(seed uint64) (h uint64) {
+		g, err := New(parse(t, web), seed, 0.3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), func(at sim.Time, p *sim.Packet) sim.Verdict {
+			h = h*31 + uint64(at) + uint64(p.Tuple.SrcPort) + uint64(p.TCP.Seq)
+			return sim.Accepted
+		})
+		return h
+	}
+	if sum(1) != sum(1) {
+		t.Error("the same seed gives other packets")
+	}
+	if sum(1) == sum(2) {
+		t.Error("another seed gives the same packets")
+	}
+}
+
+// A client that is refused tries again, then gives up; nobody answers it.
+func TestRefusedClientsRetry(t *testing.T) {
+	text := strings.Replace(web, "round_trip: 20ms", "round_trip: 20ms\n    retries: 2", 1)
+	g, err := New(parse(t, text), 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = g.RunUntil(context.Background(), sim.Time(20*time.Second), func(_ sim.Time, p *sim.Packet) sim.Verdict {
+		if p.Tag == 1 && p.TCP.Flags != sim.TCPSyn {
+			t.Fatalf("a refused client goes on: %+v", *p)
+		}
+		return sim.Refused
+	})
+	o := g.Outcomes[0]
+	if o.GaveUp == 0 || o.Refused < 2*o.Started || o.Answered != 0 {
+		t.Errorf("%+v", o)
+	}
+}
+
+func TestErrorsNameTheField(t *testing.T) {
+	for _, c := range []struct{ from, to, want string }{
+		{"kind: udp", "kind: carrier-pigeon", "classes[1] (dns).kind"},
+		{"rate: 200/s", "rate: lots", "not a rate"},
+		{"duration: 60s", "duration: -5s", "not a duration"},
+		{"version: 1", "version: 9", "version: 9 is not understood"},
+		{"mean: 2s", "mean: 2s, sigmaa: 3", "sigmaa"},
+		{"shape: exponential", "shape: pareto", "sigma"},
+		{"name: dns", "name: web", "name of its own"},
+		{"stop: 30s", "stop: 10s", "not after start"},
+		{"ports: 53", "ports: 90-80", "neither a port nor a range"},
+		{"sources: 10.2.0.0/15", "sources: fd00::/64", "one family"},
+	} {
+		_, err := Parse(strings.NewReader(strings.Replace(web, c.from, c.to, 1)))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q in it", c.to, err, c.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(web)
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := Parse(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		total := 0.0
+		for _, c := range s.Classes {
+			total += float64(c.Arrivals.Rate) + float64(c.Arrivals.Initial)
+		}
+		if total > 1e5 {
+			return
+		}
+		g, err := New(s, 1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = g.RunUntil(context.Background(), sim.Time(50*time.Millisecond), func(sim.Time, *sim.Packet) sim.Verdict { return sim.Accepted })
+	})
+}
+
+func BenchmarkGenerate(b *testing.B) {
+	s := parse(b, strings.Replace(web, "200/s", "20000/s", 1))
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		g, err := New(s, 0, 1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), func(sim.Time, *sim.Packet) sim.Verdict { n++; return sim.Accepted })
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mpkt/s")
+}
