@@ -25,6 +25,7 @@ type part struct {
 	name   string
 	append func(b []byte, f *ct.Flow) []byte
 	print  func(b []byte) (text string, rest []byte)
+	where  string // the field of the selecting language, "" if it has none
 }
 
 // By is what flows are grouped by.
@@ -36,6 +37,29 @@ type By struct {
 // Names are the fields that may be grouped by, without prefix lengths.
 var Names = []string{"src", "dst", "reply_src", "reply_dst", "sport", "dport", "reply_sport",
 	"reply_dport", "proto", "state", "family", "zone", "mark", "helper", "process", "container"}
+
+// Where returns the expression of flowexpr that selects a group by its key, and
+// false if there is none: for processes and containers, and for what entries
+// lack.
+func (b *By) Where(key []string) (string, bool) {
+	var terms []string
+	for i, p := range b.parts {
+		if p.where == "" || key[i] == "-" {
+			return "", false
+		}
+		term := p.where + " == " + key[i]
+		switch {
+		case strings.Contains(key[i], "/"):
+			term = p.where + " in " + key[i]
+		case quotedFields[p.where]:
+			term = p.where + " == " + strconv.Quote(key[i])
+		}
+		terms = append(terms, term)
+	}
+	return strings.Join(terms, " && "), true
+}
+
+var quotedFields = map[string]bool{"proto": true, "state": true, "family": true, "helper": true}
 
 // NeedsOwners reports whether a field asks for [Owners].
 func (b *By) NeedsOwners() bool { return b.local }
@@ -86,7 +110,7 @@ func (b *By) parsePart(name string, owners Owners) (part, error) {
 		return ownerPart(name, owners), nil
 	}
 	if p, ok := simple[field]; ok {
-		p.name = name
+		p.name, p.where = name, field
 		return p, nil
 	}
 	return part{}, fmt.Errorf("cannot group by %q: it is one of %s", name, strings.Join(Names, ", "))
@@ -113,7 +137,8 @@ var addresses = map[string]func(*ct.Flow) netip.Addr{
 }
 
 func addrPart(name string, at func(*ct.Flow) netip.Addr, v4, v6 int) part {
-	return part{name: name,
+	field, _, _ := strings.Cut(name, "/")
+	return part{name: name, where: field,
 		append: func(b []byte, f *ct.Flow) []byte {
 			a := at(f)
 			if a.Is4() {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/flowexpr"
 )
 
 func flow(src string, dport uint16) *ct.Flow {
@@ -70,6 +71,34 @@ func TestGroups(t *testing.T) {
 	for _, bad := range []string{"", "port", "src/33", "src/24/129", "dport/8", "src,,dst"} {
 		if _, err := Parse(bad, nil); err == nil {
 			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestWhere(t *testing.T) {
+	for by, tc := range map[string]struct {
+		key  []string
+		want string
+	}{
+		"src":          {[]string{"10.0.0.1"}, "src == 10.0.0.1"},
+		"dst/24,dport": {[]string{"10.0.0.0/24", "443"}, "dst in 10.0.0.0/24 && dport == 443"},
+		"proto,state":  {[]string{"tcp", "SYN_SENT"}, `proto == "tcp" && state == "SYN_SENT"`},
+		"mark":         {[]string{"0xff"}, "mark == 0xff"},
+		"dport":        {[]string{"-"}, ""},
+		"process":      {[]string{"nginx"}, ""},
+	} {
+		b, err := Parse(by, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok := b.Where(tc.key)
+		if got != tc.want || ok != (tc.want != "") {
+			t.Errorf("%s %v: %q, want %q", by, tc.key, got, tc.want)
+		}
+		if ok {
+			if _, err := flowexpr.Compile(got); err != nil {
+				t.Errorf("%s: %v", by, err)
+			}
 		}
 	}
 }
