@@ -28,7 +28,7 @@ func (m *Model) key(name, text string) tea.Cmd {
 
 func (m *Model) browse(name string) tea.Cmd {
 	switch name {
-	case "q", "esc":
+	case "q": // not esc: over a slow line a key may arrive as an escape and its rest
 		return tea.Quit
 	case "up", "k":
 		m.cursor = max(0, m.cursor-1)

@@ -64,6 +64,8 @@ type Model struct {
 	preview      string
 	command      string // left for the shell on the way out
 	growth       average
+	protos       string // what the panel is made of, in words
+	states       string
 }
 
 // groupings are the ways to group, in the order in which a key goes through.
@@ -121,8 +123,23 @@ func (m *Model) read() tea.Cmd {
 	}
 }
 
+// thrift bounds what readings may cost to a part of one processor: a fiftieth.
+const thrift = 50
+
+// interval is the time to the next reading: longer than was asked for where
+// readings are dear, because other namespaces fill the same hash table.
+func (m *Model) interval() time.Duration {
+	if m.reading == nil {
+		return m.opt.Interval
+	}
+	return max(m.opt.Interval, min(thrift*m.reading.Cost, maxInterval))
+}
+
+// maxInterval is where thrift ends.
+const maxInterval = time.Minute
+
 func (m *Model) tick() tea.Cmd {
-	return tea.Tick(m.opt.Interval, func(time.Time) tea.Msg { return tickMsg{} })
+	return tea.Tick(m.interval(), func(time.Time) tea.Msg { return tickMsg{} })
 }
 
 // Update takes one message.
@@ -161,6 +178,7 @@ func (m *Model) Show(r *Reading, err error) {
 	if r.Rates != nil && r.Rates.CountStart.Known && r.Rates.CountEnd.Known && r.Rates.Interval > 0 {
 		m.growth.add(float64(r.Rates.CountEnd.N-r.Rates.CountStart.N) / r.Rates.Interval.Seconds())
 	}
+	m.protos, m.states = composition(r.Flows, "proto"), composition(r.Flows, "state")
 	m.count()
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	tea "charm.land/bubbletea/v2"
@@ -54,16 +55,16 @@ func (m *Model) head() []string {
 	if r == nil {
 		return []string{title, "", "reading…", ""}
 	}
-	at := r.Time.Format("15:04:05")
+	at := fmt.Sprintf("every %s  %s", m.interval().Round(100*time.Millisecond), r.Time.Format("15:04:05"))
 	if m.frozen {
-		at = "FROZEN " + at
+		at = "FROZEN  " + r.Time.Format("15:04:05")
 	}
 	return []string{
 		title + strings.Repeat(" ", max(2, m.width-utf8.RuneCountInString(title)-len(at))) + at,
 		m.bar(),
 		m.rates(),
-		m.composition("proto"),
-		m.composition("state"),
+		m.protos,
+		m.states,
 		m.precision(),
 		"",
 	}
@@ -127,15 +128,15 @@ func (m *Model) timeToFull() string {
 	return rate + ", full in " + string(flowfmt.AppendSeconds(nil, int64(seconds)))
 }
 
-// composition is the table by one property, the largest parts first.
-func (m *Model) composition(field string) string {
+// composition is the panel by one property, the largest parts first.
+func composition(flows []ct.Flow, field string) string {
 	by, err := flowgroup.Parse(field, nil)
 	if err != nil {
 		return ""
 	}
 	t := flowgroup.New(by, 0)
-	for i := range m.reading.Flows {
-		t.Add(&m.reading.Flows[i])
+	for i := range flows {
+		t.Add(&flows[i])
 	}
 	total := t.Total()
 	var parts []string
@@ -159,8 +160,14 @@ func (m *Model) precision() string {
 	if m.reading.Complete {
 		return fmt.Sprintf("all %s entries read: exact", thousands(int64(n)))
 	}
-	return fmt.Sprintf("panel of %s entries: shares are right to %.1f points in 95 of 100 panels",
-		thousands(int64(n)), 100*census.SampleError(n, all))
+	half := census.SampleError(n, all)
+	text := fmt.Sprintf("panel of %s: shares are right to %.1f points", thousands(int64(n)), 100*half)
+	if len(m.rows) > 0 && n > 0 {
+		// The error of a share p is that of one half, times √(4p(1-p)).
+		p := float64(m.rows[0].Entries) / float64(n)
+		text += fmt.Sprintf(", the first row's to %.2f", 100*half*math.Sqrt(4*p*(1-p)))
+	}
+	return text + " (95%)"
 }
 
 // scale is by how much the panel's numbers are to be multiplied.
