@@ -15,6 +15,7 @@ func registry() []func(*Env) *cobra.Command {
 		newRevert,
 		newStatus,
 		newVerify,
+		newLint,
 		newTrialGuard,
 		newEvict,
 		newVersion,

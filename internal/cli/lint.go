@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
+	"github.com/ctwarden/ctwarden/internal/lint"
+)
+
+// lintSchema names the JSON form of lint's findings.
+const lintSchema = "ctwarden.lint/1"
+
+func newLint(env *Env) *cobra.Command {
+	var out output
+	var root, kernel string
+	c := &cobra.Command{
+		Use:   "lint [FILE…]",
+		Short: "Judge settings and scripts of connection tracking that others wrote",
+		Long: `Reads the files by name (sysctl, modprobe, shell, cron, nftables, Ansible,
+Dockerfile, cloud-init; "-" is standard input), or without a name every place
+from which this machine takes settings at boot. Each bad line is told with the
+corrected one. The exit code is 1 if there are errors or warnings.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			format, err := out.choice()
+			if err != nil {
+				return err
+			}
+			s := settingsOnly()
+			o := lint.Options{Version: s.Version, BuiltIn: s.Tracking.BuiltIn, Whole: len(args) == 0}
+			if kernel != "" {
+				if o.Version, err = ct.ParseKernelVersion(kernel); err != nil {
+					return err
+				}
+			}
+			sources, err := lintSources(env, root, args)
+			if err != nil {
+				return err
+			}
+			return printLint(env, format, len(sources), lint.Lint(sources, o))
+		},
+	}
+	c.Flags().StringVar(&root, "root", "", "tree to read instead of /")
+	c.Flags().StringVar(&kernel, "kernel", "", "kernel the files are for, as 5.15; this one by default")
+	out.register(c.Flags(), "text", "json", "sarif")
+	return c
+}
+
+func printLint(env *Env, format string, files int, list []lint.Finding) error {
+	var err error
+	switch format {
+	case "json":
+		if list == nil {
+			list = []lint.Finding{}
+		}
+		err = writeJSON(env, struct {
+			head
+			Files    int            `json:"files"`
+			Findings []lint.Finding `json:"findings"`
+		}{newHead(env, lintSchema, 0), files, list})
+	case "sarif":
+		err = lint.SARIF(env.Stdout, list, Version)
+	default:
+		if len(list) == 0 {
+			fmt.Fprintf(env.Stdout, "Nothing wrong in %d files.\n", files)
+		}
+		err = lint.Text(env.Stdout, list)
+	}
+	if err != nil {
+		return err
+	}
+	if w := lint.Worst(list); w == lint.Error || w == lint.Warning {
+		return found
+	}
+	return nil
+}
+
+func lintSources(env *Env, root string, names []string) ([]lint.Source, error) {
+	if len(names) == 0 {
+		return machineSources(rootfs.Tree{Root: root}), nil
+	}
+	var list []lint.Source
+	for _, name := range names {
+		data, err := readNamed(env, name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, lint.Source{Path: name, Data: data})
+	}
+	return list, nil
+}
+
+func readNamed(env *Env, name string) ([]byte, error) {
+	in := env.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, rootfs.MaxFile+1))
+	if err == nil && len(data) > rootfs.MaxFile {
+		err = fmt.Errorf("%q: %w", name, rootfs.ErrTooLarge)
+	}
+	return data, err
+}
+
+// machineSources reads every place from which settings come at boot, in the
+// order in which they are applied.
+func machineSources(t rootfs.Tree) []lint.Source {
+	var list []lint.Source
+	add := func(name string) {
+		data, err := t.ReadFile(name)
+		if err == nil || errors.Is(err, rootfs.ErrTooLarge) {
+			list = append(list, lint.Source{Path: name, Data: data})
+		}
+	}
+	all := func(names []string) {
+		for _, n := range names {
+			add(n)
+		}
+	}
+	all(dropIns(t, ".conf", "/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"))
+	add("/etc/modules")
+	all(dropIns(t, ".conf", "/etc/modules-load.d", "/run/modules-load.d", "/usr/lib/modules-load.d"))
+	all(dropIns(t, ".conf", "/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d"))
+	all([]string{"/etc/sysctl.conf", "/etc/ufw/sysctl.conf", "/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab"})
+	all(dropIns(t, "", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/var/spool/cron/crontabs"))
+	return list
+}
+
+// dropIns lists the files of several directories by name; one in an earlier
+// directory hides those of the same name in later ones, and a link to a file
+// that is read anyway is passed over.
+func dropIns(t rootfs.Tree, suffix string, dirs ...string) []string {
+	byName := map[string]string{}
+	for _, dir := range dirs {
+		names, err := t.List(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		for _, n := range names {
+			if _, hidden := byName[n]; !hidden && strings.HasSuffix(n, suffix) {
+				byName[n] = path.Join(dir, n)
+			}
+		}
+	}
+	var list []string
+	for _, p := range byName {
+		if real, err := t.Resolve(p); err == nil && real == "/etc/sysctl.conf" {
+			continue
+		}
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b string) int { return cmp.Compare(path.Base(a), path.Base(b)) })
+	return list
+}
