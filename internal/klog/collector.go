@@ -23,8 +23,10 @@ type family struct {
 	name  string
 	tally *tally
 	boot  time.Time
-	// realOffset is wall time less kernel time, where a line has both.
+	// realOffset is wall time less kernel time, of the latest line that has
+	// both, offsetAt on the kernel's clock.
 	realOffset int64
+	offsetAt   int64
 	hasOffset  bool
 }
 
@@ -238,7 +240,7 @@ func fromRecord(r record, ok bool) (prefix, []byte, bool) {
 func (f *feed) count(p *prefix, e *event) {
 	a, pos := f.clock.place(&p.stamp)
 	if a == axisUnix && p.stamp.hasMono {
-		f.fam.realOffset, f.fam.hasOffset = pos-p.stamp.mono, true
+		f.fam.noteOffset(pos, p.stamp.mono)
 	}
 	k := key{kind: e.kind, axis: a, host: f.intern(p.host), netns: e.netns, detail: e.detail}
 	if !f.tally.add(k, pos, e, f.source) {
@@ -246,6 +248,12 @@ func (f *feed) count(p *prefix, e *event) {
 		return
 	}
 	f.matched++
+}
+
+func (f *family) noteOffset(wall, mono int64) {
+	if !f.hasOffset || wall > f.realOffset+f.offsetAt {
+		f.realOffset, f.offsetAt, f.hasOffset = wall-mono, mono, true
+	}
 }
 
 func (f *feed) intern(host []byte) string {

@@ -158,10 +158,11 @@ func isDmesgFacility(s []byte) bool {
 }
 
 // kmsgRecord reads "4,1234,123456789,-;", the prefix of /dev/kmsg, and cuts
-// the dictionary lines that may follow the message.
+// the dictionary lines that may follow the message. The first number is
+// facility * 8 + level; only the kernel writes facility 0.
 func (c *cursor) kmsgRecord(p *prefix) bool {
 	start := *c
-	_, ok1 := c.number(1, 4)
+	priority, ok1 := c.number(1, 4)
 	ok2 := c.literal(",")
 	_, ok3 := c.number(1, 18)
 	ok4 := c.literal(",")
@@ -176,6 +177,10 @@ func (c *cursor) kmsgRecord(p *prefix) bool {
 		c.s = c.s[:i]
 	}
 	p.setStamp(stamp{mono: us * 1000, hasMono: true})
+	if priority >= 8 {
+		p.program = []byte("user")
+		c.tagged(p)
+	}
 	return true
 }
 

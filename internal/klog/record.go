@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strconv"
+	"time"
 )
 
 // record is a message with its fields, from a format that names them.
@@ -11,8 +12,10 @@ type record struct {
 	prefix
 	message   []byte
 	transport []byte
+	facility  []byte
 	rank      int // how good the message's key is
 	timeRank  int
+	received  int64 // when journald read the message, on the kernel's clock
 }
 
 // parseJSON reads one object of structured logging: journalctl -o json, docker,
@@ -20,8 +23,33 @@ type record struct {
 // keys at the top are looked at, besides host.name.
 func parseJSON(s []byte) (r record, ok bool) {
 	jsonFields(s, func(key, value []byte) { r.set(key, value) })
+	r.settle()
 	return r, r.message != nil
 }
+
+// settle judges the fields together.
+//
+// The journal dates a message when journald reads it, which for the backlog of
+// a boot is late: the kernel's own stamp tells by how much. But the kernel's
+// clock also drifts from the one it is compared with, in proportion to the
+// uptime, and a delay that the drift explains is none.
+//
+// A kernel message that is not of facility 0 was written to /dev/kmsg by a
+// program; without a tag of its own it gets one that no message goes by.
+func (r *record) settle() {
+	if s := &r.stamp; s.form == formInstant && s.hasMono && r.received > 0 {
+		if delay := r.received - s.mono; delay > maxDrift(r.received) {
+			s.unix -= delay
+		}
+	}
+	if string(r.transport) == "kernel" && len(r.program) == 0 && len(r.facility) > 0 && string(r.facility) != "0" {
+		r.program = []byte("user")
+	}
+}
+
+// maxDrift is how far the kernel's clock may be from another after an uptime:
+// 200 millionths of it, and half a second.
+func maxDrift(uptime int64) int64 { return uptime/5000 + int64(time.Second/2) }
 
 // set takes one field. Where several keys can hold a message or a time, the
 // one that is listed first wins.
@@ -41,10 +69,14 @@ func (r *record) set(key, value []byte) {
 			value = value[:i]
 		}
 		r.program = bytes.TrimSuffix(value, []byte(":"))
+	case "syslog_facility":
+		r.facility = value
 	case "_source_monotonic_timestamp":
-		if us, err := strconv.ParseInt(string(value), 10, 64); err == nil && us >= 0 && us < 1e16 {
-			r.stamp.mono, r.stamp.hasMono = us*1000, true
+		if ns, ok := micros(value); ok {
+			r.stamp.mono, r.stamp.hasMono = ns, true
 		}
+	case "__monotonic_timestamp":
+		r.received, _ = micros(value)
 	case "__realtime_timestamp", "_source_realtime_timestamp", "@timestamp", "timestamp", "time", "ts", "date", "timereported":
 		rank := keyRank(k, "_source_realtime_timestamp", "__realtime_timestamp", "@timestamp", "timestamp", "time", "timereported", "ts", "date")
 		if s, ok := parseTimeValue(value); ok && (r.stamp.form == formNone || rank < r.timeRank) {
@@ -52,6 +84,12 @@ func (r *record) set(key, value []byte) {
 			r.timeRank = rank
 		}
 	}
+}
+
+// micros reads a number of microseconds as nanoseconds.
+func micros(v []byte) (nanos int64, ok bool) {
+	us, err := strconv.ParseInt(string(v), 10, 64)
+	return us * 1000, err == nil && us >= 0 && us < 1e15
 }
 
 func keyRank(k string, keys ...string) int {
@@ -198,5 +236,6 @@ func parseFields(s []byte) (r record, ok bool) {
 			r.set(k, v)
 		}
 	}
+	r.settle()
 	return r, r.message != nil
 }

@@ -88,7 +88,7 @@ func (c *Collector) bootOf(f *family) (offset int64, ok bool) {
 	}
 	boot := f.boot.UnixNano()
 	for _, o := range c.families {
-		if d := o.realOffset - boot; o.hasOffset && max(d, -d) < int64(time.Hour) {
+		if d := o.realOffset - boot; o.hasOffset && max(d, -d) < int64(time.Minute)+maxDrift(o.offsetAt) {
 			return o.realOffset, true
 		}
 	}
