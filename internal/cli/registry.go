@@ -18,6 +18,7 @@ func registry() []func(*Env) *cobra.Command {
 		newLint,
 		newTrialGuard,
 		newEvict,
+		newSimulate,
 		newVersion,
 	}
 }
