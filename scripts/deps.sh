@@ -5,7 +5,7 @@
 set -euo pipefail
 
 # command → package
-needed="ip:iproute2 nft:nftables conntrack:conntrack nginx:nginx-light wrk:wrk
+needed="ip:iproute2 nft:nftables conntrack:conntrack nginx:nginx wrk:wrk
 tc:iproute2 iptables:iptables ipset:ipset qemu-system-x86_64:qemu-system-x86
 modprobe:kmod"
 

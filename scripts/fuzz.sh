@@ -9,6 +9,9 @@ while IFS=: read -r file _ line; do
 	dir=./$(dirname "$file")
 	if out=$("$go" test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -parallel 2 "$dir" 2>&1); then
 		printf 'ok    %-40s %s\n' "$dir $target" "$(grep -oE 'execs: [0-9]+' <<<"$out" | tail -1)"
+	elif grep -q 'context deadline exceeded' <<<"$out" && ! grep -qE 'Failing input|panic' <<<"$out"; then
+		# The end of the time met a worker at work: golang.org/issue/75804.
+		printf 'ok    %s\n' "$dir $target"
 	else
 		printf '%s\nFAIL  %s\n' "$out" "$dir $target"
 		status=1

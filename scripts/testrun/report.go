@@ -60,8 +60,28 @@ func (r *report) add(e event) {
 		delete(r.output, key)
 	case e.Action == "fail":
 		r.failed++
-		fmt.Fprint(r.out, strings.Join(r.output[key], ""))
+		r.print(r.output[key])
 		delete(r.output, key)
+	}
+}
+
+const (
+	mostLines = 120 // of one failed test
+	mostWidth = 400 // bytes of a line
+)
+
+// print shows what a test said: its first and last lines if it said too much.
+func (r *report) print(said []string) {
+	for i, line := range said {
+		switch {
+		case len(said) > mostLines && i == mostLines/2:
+			fmt.Fprintf(r.out, "    … %d lines …\n", len(said)-mostLines)
+		case len(said) > mostLines && i > mostLines/2 && i < len(said)-mostLines/2:
+		case len(line) > mostWidth:
+			fmt.Fprintf(r.out, "%s…\n", line[:mostWidth])
+		default:
+			fmt.Fprint(r.out, line)
+		}
 	}
 }
 
@@ -73,7 +93,7 @@ func (r *report) endPackage(e event) {
 	case "fail":
 		r.broken++
 		r.unfinished(e.Package)
-		fmt.Fprint(r.out, strings.Join(r.output[e.Package+" "], ""))
+		r.print(r.output[e.Package+" "])
 		fmt.Fprintf(r.out, "FAIL  %-28s %6.1fs\n", name, e.Elapsed)
 	}
 	if e.Action == "pass" || e.Action == "fail" || e.Action == "skip" {
@@ -91,7 +111,7 @@ func (r *report) unfinished(pkg string) {
 	}
 	sort.Strings(keys)
 	for _, key := range keys {
-		fmt.Fprint(r.out, strings.Join(r.output[key], ""))
+		r.print(r.output[key])
 		delete(r.output, key)
 	}
 }

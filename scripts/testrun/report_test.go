@@ -72,3 +72,16 @@ func TestLongLine(t *testing.T) {
 		t.Errorf("next line is %q", line)
 	}
 }
+
+func TestPrintIsBrief(t *testing.T) {
+	var out strings.Builder
+	r := newReport(&out)
+	said := []string{"first\n", strings.Repeat("x", 5000) + "\n"}
+	for range 10_000 {
+		said = append(said, "line\n")
+	}
+	r.print(append(said, "last\n"))
+	if s := out.String(); len(s) > 4000 || !strings.HasPrefix(s, "first\n") || !strings.HasSuffix(s, "last\n") || !strings.Contains(s, " lines …") {
+		t.Errorf("%d bytes: %.200s", len(s), s)
+	}
+}
