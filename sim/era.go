@@ -87,15 +87,18 @@ type rules struct {
 	logNetns bool // 6.15: other namespaces are named
 
 	// TCP.
-	synRetransmitKeeps bool // 5.14: an unreplied SYN's retransmission does not refresh
-	rstClosing         bool // 5.14: RST needs no check in closing states
-	rstReused          bool // 5.14: seq 0, and an ignored SYN, are reasons to check the window instead
-	ignoreInvalidRST   bool // 5.14: the sysctl exists
-	reinitSyn          bool // 5.17, 5.15.24: a newer SYN or SYN/ACK starts its side afresh
-	keepLiberal        bool // 5.17, 5.15.24, 5.10.103: SYN options do not clear the liberal flag
-	windowIgnore       bool // 6.1: some window failures are ignored instead of invalid
-	cutInvalidClose    bool // 6.1: invalid FIN or RST from both sides shorten the timeout
-	challengeRST       bool // 6.1: RST answering an ignored challenge ACK in SYN_SENT
+	tcp                *tcpTable
+	windowSlack        uint32 // how many bytes the upper bound is off; 0 in every kernel
+	retransSlack       uint8  // likewise for the count of retransmissions
+	synRetransmitKeeps bool   // 5.14: an unreplied SYN's retransmission does not refresh
+	rstClosing         bool   // 5.14: RST needs no check in closing states
+	rstReused          bool   // 5.14: seq 0, and an ignored SYN, are reasons to check the window instead
+	ignoreInvalidRST   bool   // 5.14: the sysctl exists
+	reinitSyn          bool   // 5.17, 5.15.24: a newer SYN or SYN/ACK starts its side afresh
+	keepLiberal        bool   // 5.17, 5.15.24, 5.10.103: SYN options do not clear the liberal flag
+	windowIgnore       bool   // 6.1: some window failures are ignored instead of invalid
+	cutInvalidClose    bool   // 6.1: invalid FIN or RST from both sides shorten the timeout
+	challengeRST       bool   // 6.1: RST answering an ignored challenge ACK in SYN_SENT
 
 	// UDP.
 	udpStreamDelay  bool // 5.0: the stream timeout needs two seconds of life
@@ -119,6 +122,7 @@ func buildEras() []Era {
 		gc:              gcSlices,
 		reopenIsInvalid: true,
 		dccp:            true,
+		tcp:             &tcpNext,
 	}
 	var list []Era
 	add := func(name string, from ct.KernelVersion, confirmed bool) {

@@ -214,6 +214,7 @@ func (t *Table) sctpMove(dir int, from, typ uint8) uint8 {
 	if int(typ) >= len(sctpRow) || sctpRow[typ] == 0 {
 		return from
 	}
+	t.observe(ct.SCTP, dir, sctpRow[typ]-1, from)
 	return sctpNext[t.rules.sctp][dir][sctpRow[typ]-1][from]
 }
 

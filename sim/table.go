@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/sim/internal/hook"
 )
 
 // Table is the connection tracking of one network namespace. It is not safe
@@ -40,6 +41,7 @@ type Table struct {
 
 	gc       gcState
 	limiter  ratelimit
+	watch    func(hook.Cell)
 	counters ct.Counters
 }
 

@@ -50,10 +50,12 @@ const (
 	tcpIgnore  = 0xff
 )
 
+type tcpTable [2][numTCPKinds][ct.NumTCPStates]uint8
+
 // tcpNext is the transition table of 3.19 and later, tcp_conntracks: by
 // direction, kind of segment and state (NONE, SYN_SENT, SYN_RECV, ESTABLISHED,
 // FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2).
-var tcpNext = [2][numTCPKinds][ct.NumTCPStates]uint8{
+var tcpNext = tcpTable{
 	{
 		kindSyn:    {ss, ss, ig, ig, ig, ig, ig, ss, ss, s2},
 		kindSynAck: {iv, iv, sr, iv, iv, iv, iv, iv, iv, sr},
@@ -149,7 +151,8 @@ func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
 	kind := tcpKindOf(s.Flags)
 	k := &e.track
 	was := e.state
-	to := tcpNext[dir][kind][was]
+	t.observe(ct.TCP, dir, uint8(kind), was)
+	to := t.rules.tcp[dir][kind][was]
 	check := true
 	switch to {
 	case ss:
@@ -206,7 +209,7 @@ func (t *Table) tcpNew(e *entry, s *Segment) bool {
 	k := &e.track
 	*k = track{lastKind: kindNone}
 	e.state = uint8(ct.TCPNone)
-	to := tcpNext[orig][tcpKindOf(s.Flags)][ct.TCPNone]
+	to := t.rules.tcp[orig][tcpKindOf(s.Flags)][ct.TCPNone]
 	if to == tcpInvalid || to != ss && !t.knobs.TCPLoose {
 		return false
 	}
@@ -378,7 +381,7 @@ func (t *Table) tcpTimeout(k *track, kind tcpKind, to uint8) uint32 {
 	full := t.tcpTimeouts[to]
 	retrans, unack := t.tcpTimeouts[tcpTimeoutRetrans], t.tcpTimeouts[tcpTimeoutUnack]
 	switch {
-	case k.retrans >= t.knobs.TCPMaxRetrans && full > retrans:
+	case k.retrans >= t.knobs.TCPMaxRetrans+t.rules.retransSlack && full > retrans:
 		return retrans
 	case kind == kindRst:
 		return t.tcpTimeouts[cl]

@@ -139,7 +139,7 @@ func (t *Table) tcpInitSide(s, r *tcpSide, dir int, p *Segment, end uint32) {
 func (t *Table) tcpBounds(s, r *tcpSide, seq, sack, end uint32) windowResult {
 	ackFloor := r.end - max(s.maxWin, maxAckWindow) - 1
 	recent := after(end, s.end-r.maxWin-1)
-	if !before(seq, s.maxEnd+1) {
+	if !before(seq, s.maxEnd+1+t.rules.windowSlack) {
 		overshoot := end - s.maxEnd + 1
 		if r.maxWin == 0 || !recent || !after(sack, ackFloor) ||
 			overshoot > r.maxWin || !before(sack, r.end+1) {

@@ -1,0 +1,24 @@
+// Package hook lets the tests of the model look inside it: which cell of a
+// transition table a packet meets, and what happens if a rule is wrong.
+package hook
+
+import "github.com/ctwarden/ctwarden/ct"
+
+// Cell is one cell of a protocol's transition table.
+type Cell struct {
+	Proto ct.Proto
+	Dir   uint8 // 0 original, 1 reply
+	Row   uint8 // kind of packet
+	State ct.State
+}
+
+// Watch makes a *sim.Table report every cell that a packet meets. Package sim
+// sets it.
+var Watch func(table any, report func(Cell))
+
+// Plant returns a sim.Era with the named bug, and PlantNames the bugs there
+// are. Package sim sets both.
+var (
+	Plant      func(era any, name string) any
+	PlantNames func() []string
+)
