@@ -27,7 +27,9 @@ const (
 	// FlagMalformed: the transport header is cut short or its lengths
 	// contradict each other.
 	FlagMalformed
-	// FlagBadChecksum: the transport checksum is wrong.
+	// FlagBadChecksum: the transport checksum is wrong. That of UDP-Lite is
+	// wrong where the pseudo header holds UDP-Lite's protocol number: the
+	// kernel verifies it with UDP's (udplite_error).
 	FlagBadChecksum
 	// FlagUntracked: a notrack rule matched, or the packet was seen before.
 	FlagUntracked

@@ -73,8 +73,11 @@ func (s *Step) Place(at *Peers) sim.Packet {
 			p.Flags |= sim.FlagMalformed
 		}
 	case NoChecksum:
-		if p.Tuple.Proto == ct.UDPLite {
+		switch p.Tuple.Proto {
+		case ct.UDPLite:
 			p.Flags |= sim.FlagMalformed
+		case ct.ICMP, ct.ICMPv6, ct.TCP:
+			p.Flags |= sim.FlagBadChecksum
 		}
 	}
 	s.placeInner(&p, at)

@@ -1,0 +1,226 @@
+package simdiff
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/internal/lab"
+	"github.com/ctwarden/ctwarden/sim"
+	"github.com/ctwarden/ctwarden/sim/simtest"
+)
+
+// Rig is a tracking namespace between two packet sockets.
+type Rig struct {
+	t       testing.TB
+	tracker *lab.Host
+	wires   [2]*wire // the clients' cable and the servers'
+	conn    *ctnl.Conn
+	epoch   time.Time
+	round   uint32 // makes the marks of different chunks differ
+	nat     bool
+}
+
+// Addresses of the sequences: each has two on either side, so that an ICMP
+// error can speak of a host next door.
+var (
+	clients4 = netip.MustParsePrefix("10.0.0.0/9")
+	servers4 = netip.MustParsePrefix("172.16.0.0/13")
+	clients6 = netip.MustParsePrefix("fd0a::/64")
+	servers6 = netip.MustParsePrefix("fd0b::/64")
+	outside4 = netip.MustParseAddr("172.31.0.1")
+	outside6 = netip.MustParseAddr("fd1b::1")
+)
+
+const (
+	clientPort = 10000
+	serverPort = 80
+)
+
+// rules mark every forwarded packet: the class is the state as of ct state,
+// plus 8 in the reply direction.
+const rules = `table inet simdiff {
+	chain mark4 {
+		ct state invalid ip dscp set 1 accept
+		ct state untracked ip dscp set 2 accept
+		ct direction reply ct state new ip dscp set 11 accept
+		ct direction reply ct state established ip dscp set 12 accept
+		ct direction reply ct state related ip dscp set 13 accept
+		ct state new ip dscp set 3 accept
+		ct state established ip dscp set 4 accept
+		ct state related ip dscp set 5 accept
+	}
+	chain mark6 {
+		ct state invalid ip6 dscp set 1 accept
+		ct state untracked ip6 dscp set 2 accept
+		ct direction reply ct state new ip6 dscp set 11 accept
+		ct direction reply ct state established ip6 dscp set 12 accept
+		ct direction reply ct state related ip6 dscp set 13 accept
+		ct state new ip6 dscp set 3 accept
+		ct state established ip6 dscp set 4 accept
+		ct state related ip6 dscp set 5 accept
+	}
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		meta nfproto ipv4 goto mark4
+		meta nfproto ipv6 goto mark6
+	}
+}
+`
+
+const natRules = `table inet simdiffnat {
+	chain postrouting { type nat hook postrouting priority srcnat; oifname "sv0" masquerade; }
+}
+`
+
+// NewRig lays the cables. With masquerade, what leaves towards the servers is
+// translated.
+func NewRig(t testing.TB, masquerade bool) *Rig {
+	t.Helper()
+	lab.SharedLimits(t)
+	r := &Rig{t: t, tracker: lab.NewHost(t, "simtrack"), nat: masquerade, epoch: time.Now()}
+	peer := lab.NewHost(t, "simpeer")
+	peer.SetSysctl("net.ipv6.conf.default.disable_ipv6", "1")
+	h := r.tracker
+	h.IP("link add cl0 type veth peer name cl0 netns "+peer.Name, "link add sv0 type veth peer name sv0 netns "+peer.Name,
+		"address add 10.254.0.1/24 dev cl0", "address add 172.31.0.1/24 dev sv0",
+		"address add fd1a::1/64 dev cl0 nodad", "address add fd1b::1/64 dev sv0 nodad",
+		"link set cl0 up", "link set sv0 up")
+	peer.IP("link set cl0 up", "link set sv0 up")
+	// Nobody has the hardware address that answers go to: the peer's stack
+	// does not look at them, only the packet sockets do.
+	h.IP("neighbour replace 10.254.0.2 lladdr 02:00:00:00:00:0a dev cl0 nud permanent",
+		"neighbour replace 172.31.0.2 lladdr 02:00:00:00:00:0b dev sv0 nud permanent",
+		"neighbour replace fd1a::2 lladdr 02:00:00:00:00:0a dev cl0 nud permanent",
+		"neighbour replace fd1b::2 lladdr 02:00:00:00:00:0b dev sv0 nud permanent",
+		"route add "+clients4.String()+" via 10.254.0.2", "route add "+servers4.String()+" via 172.31.0.2",
+		"route add "+clients6.String()+" via fd1a::2", "route add "+servers6.String()+" via fd1b::2")
+	h.SetSysctl("net.ipv4.ip_forward", "1")
+	h.SetSysctl("net.ipv6.conf.all.forwarding", "1")
+	for _, dev := range []string{"cl0", "sv0"} {
+		h.SetSysctl("net.ipv4.conf."+dev+".rp_filter", "0")
+	}
+	text := rules
+	if masquerade {
+		text += natRules
+	}
+	h.NFT(text)
+	for i, dev := range []string{"cl0", "sv0"} {
+		w, err := openWire(peer, dev, macOf(t, h, dev))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(w.close)
+		r.wires[i] = w
+	}
+	conn, err := ctnl.Dial(ctnl.Options{Netns: h.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	r.conn = conn
+	return r
+}
+
+func macOf(t testing.TB, h *lab.Host, dev string) (mac net.HardwareAddr) {
+	err := h.Do(func() error {
+		ifi, err := net.InterfaceByName(dev)
+		if err == nil {
+			mac = ifi.HardwareAddr
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mac
+}
+
+// peers returns the two hosts of the nth sequence.
+func (r *Rig) peers(n int, v6 bool) simtest.Peers {
+	p := simtest.Peers{ClientPort: clientPort, ServerPort: serverPort}
+	c, s, out := clients4, servers4, outside4
+	if v6 {
+		c, s, out = clients6, servers6, outside6
+	}
+	p.Client, p.Server = lab.Nth(c, uint32(2*n+2)), lab.Nth(s, uint32(2*n+2))
+	if r.nat {
+		p.Seen = out
+	}
+	return p
+}
+
+// sequenceOf finds the sequence that an entry belongs to.
+func sequenceOf(t *ct.Tuple) (n int, ok bool) {
+	for _, a := range [2]netip.Addr{t.Src, t.Dst} {
+		switch {
+		case clients4.Contains(a):
+			b := a.As4()
+			return (int(b[1])<<16|int(b[2])<<8|int(b[3]))/2 - 1, true
+		case clients6.Contains(a), servers6.Contains(a):
+			b := a.As16()
+			return (int(b[13])<<16|int(b[14])<<8|int(b[15]))/2 - 1, true
+		case servers4.Contains(a):
+			b := a.As4()
+			return (int(b[1]&7)<<16|int(b[2])<<8|int(b[3]))/2 - 1, true
+		}
+	}
+	return 0, false
+}
+
+// setTimeouts writes the timeouts into the namespace.
+func (r *Rig) setTimeouts(to ct.Timeouts) {
+	for k := range ct.NumTimeouts {
+		s, ok := to.Get(k)
+		if !ok || k.String() == "" {
+			continue
+		}
+		key := "net.netfilter.nf_conntrack_" + k.String()
+		r.tracker.SetSysctl(key, fmt.Sprint(s))
+	}
+}
+
+func (r *Rig) setKnobs(k sim.Knobs) {
+	set := func(name string, v int) { r.tracker.SetSysctl("net.netfilter.nf_conntrack_"+name, fmt.Sprint(v)) }
+	set("tcp_loose", b2i(k.TCPLoose))
+	set("tcp_be_liberal", b2i(k.TCPBeLiberal))
+	set("tcp_ignore_invalid_rst", b2i(k.TCPIgnoreInvalidRST))
+	set("tcp_max_retrans", int(k.TCPMaxRetrans))
+	set("checksum", b2i(k.Checksum))
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// empty removes all entries of the namespace.
+func (r *Rig) empty() {
+	r.t.Helper()
+	if out, err := r.tracker.TryExec("conntrack", "-F"); err != nil {
+		r.t.Fatalf("simdiff: empty the table: %v: %s", err, strings.TrimSpace(out))
+	}
+}
+
+// counters reads the namespace's counters.
+func (r *Rig) counters() (c ct.Counters) {
+	r.t.Helper()
+	cpus, err := r.conn.Stats()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for i := range cpus {
+		c.Add(cpus[i].Counters)
+	}
+	return c
+}
+
+// now is the time of the run, for the model.
+func (r *Rig) now() sim.Time { return sim.Time(time.Since(r.epoch)) + 1e9 }

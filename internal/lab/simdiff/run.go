@@ -1,0 +1,307 @@
+package simdiff
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/sim"
+	"github.com/ctwarden/ctwarden/sim/simtest"
+)
+
+// Batch is a set of sequences that run side by side.
+type Batch struct {
+	Sequences []*simtest.Sequence
+	// Waits pass before each step, for all sequences alike, on top of the
+	// steps' own (of which the longest counts).
+	Waits    []time.Duration
+	Timeouts ct.Timeouts
+	Knobs    sim.Knobs
+	Era      sim.Era
+	// Model, if set, sees the table before the first packet.
+	Model func(*sim.Table)
+}
+
+// Outcome is what became of one step of one sequence.
+type Outcome struct {
+	Verdict sim.Verdict
+	Info    sim.Info
+	Reply   bool
+	Flows   []ct.Flow // the sequence's entries after the step
+}
+
+// Difference is a step at which kernel and model disagree.
+type Difference struct {
+	Sequence, Step int
+	Kernel, Model  Outcome
+}
+
+// String prints both sides.
+func (d *Difference) String() string {
+	return fmt.Sprintf("step %d\n  kernel %s\n  model  %s", d.Step+1, d.Kernel.String(), d.Model.String())
+}
+
+// String prints the verdict and the entries.
+func (o *Outcome) String() string {
+	var b strings.Builder
+	b.WriteString(verdictText(o))
+	for i := range o.Flows {
+		b.WriteString("; ")
+		b.WriteString(FlowText(&o.Flows[i]))
+	}
+	return b.String()
+}
+
+func verdictText(o *Outcome) string {
+	switch {
+	case o.Verdict == sim.Refused || o.Verdict == sim.Lost:
+		return "dropped"
+	case o.Verdict != sim.Accepted:
+		return o.Verdict.String()
+	case o.Reply:
+		return o.Info.String() + " reply"
+	}
+	return o.Info.String() + " original"
+}
+
+// FlowText prints what is compared of an entry.
+func FlowText(f *ct.Flow) string {
+	s := fmt.Sprintf("%s %s %ds %s | %s", f.Orig.Proto, f.StateName(), f.TimeoutSeconds, f.Orig, f.Reply)
+	if st := f.Status &^ ct.StatusConfirmed; st != 0 {
+		s += " " + st.String()
+	}
+	if f.Orig.Proto == ct.TCP {
+		s += fmt.Sprintf(" scale %d/%d flags %x/%x", f.TCP.WScaleOrig, f.TCP.WScaleReply, f.TCP.FlagsOrig, f.TCP.FlagsReply)
+	}
+	return s
+}
+
+// statusCompared leaves out what the model does not have.
+const statusCompared = ct.StatusSeenReply | ct.StatusAssured | ct.StatusConfirmed | ct.StatusNAT |
+	ct.StatusSrcNATDone | ct.StatusDstNATDone | ct.StatusDying | ct.StatusFixedTimeout | ct.StatusNATClash
+
+// same reports whether two entries agree, timeouts within a second.
+func same(a, b *ct.Flow) bool {
+	return a.Orig == b.Orig && a.Reply == b.Reply && a.State == b.State && a.Zone == b.Zone &&
+		(a.Status^b.Status)&statusCompared == 0 && a.TCP == b.TCP &&
+		a.TimeoutSeconds <= b.TimeoutSeconds+1 && b.TimeoutSeconds <= a.TimeoutSeconds+1
+}
+
+func sameOutcome(k, m *Outcome) bool {
+	kd, md := k.Verdict == sim.Refused || k.Verdict == sim.Lost, m.Verdict == sim.Refused || m.Verdict == sim.Lost
+	if kd != md || !kd && k.Verdict != m.Verdict || len(k.Flows) != len(m.Flows) {
+		return false
+	}
+	if k.Verdict == sim.Accepted && (k.Info != m.Info || k.Reply != m.Reply) {
+		return false
+	}
+	for i := range k.Flows {
+		if !sameAmong(&k.Flows[i], m.Flows) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameAmong(f *ct.Flow, list []ct.Flow) bool {
+	for i := range list {
+		if same(f, &list[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// run is a batch under way.
+type run struct {
+	*Rig
+	batch  *Batch
+	table  *sim.Table
+	kernel []Outcome
+	model  []Outcome
+	failed []bool
+	diffs  []Difference
+	// each, if set, is called with both outcomes of every step that a sequence
+	// has, whether they agree or not.
+	each func(seq, step int, kernel, model *Outcome)
+	// under way
+	slots [chunkFrames]int // sequence of each mark of the chunk
+	seen  [chunkFrames]bool
+}
+
+// Run sends a batch through kernel and model and returns the first difference
+// of each sequence that has one.
+func (r *Rig) Run(b *Batch) []Difference {
+	r.t.Helper()
+	return r.execute(b, nil)
+}
+
+func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)) []Difference {
+	r.t.Helper()
+	r.empty()
+	r.setTimeouts(b.Timeouts)
+	r.setKnobs(b.Knobs)
+	c := sim.Config{Era: b.Era, Max: 0, Buckets: 1 << 15, Timeouts: b.Timeouts, Knobs: b.Knobs, Seed: 1}
+	if r.nat {
+		c.NAT = []sim.NATRule{
+			{Kind: sim.Masquerade, To: outside4, Dst: prefixOf(servers4)},
+			{Kind: sim.Masquerade, To: outside6, Dst: prefixOf(servers6)},
+		}
+	}
+	table, err := sim.New(c)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if b.Model != nil {
+		b.Model(table)
+	}
+	n := len(b.Sequences)
+	x := &run{Rig: r, batch: b, table: table, each: each, kernel: make([]Outcome, n),
+		model: make([]Outcome, n), failed: make([]bool, n)}
+	for step := 0; x.step(step); step++ {
+	}
+	return x.diffs
+}
+
+func prefixOf(p netip.Prefix) netip.Prefix { return p }
+
+// step sends the packets of one step; false means that no sequence has it.
+func (x *run) step(step int) bool {
+	var todo []int
+	pause := time.Duration(0)
+	if step < len(x.batch.Waits) {
+		pause = x.batch.Waits[step]
+	}
+	for i, s := range x.batch.Sequences {
+		if step < len(s.Steps) && !x.failed[i] {
+			todo = append(todo, i)
+			pause = max(pause, s.Steps[step].Wait)
+		}
+	}
+	if len(todo) == 0 {
+		return false
+	}
+	time.Sleep(pause)
+	for i := range x.kernel {
+		x.kernel[i].Flows, x.model[i].Flows = x.kernel[i].Flows[:0], x.model[i].Flows[:0]
+	}
+	for rest := todo; len(rest) > 0; {
+		k := min(len(rest), chunkFrames)
+		x.chunk(step, rest[:k])
+		rest = rest[k:]
+	}
+	x.dump()
+	for _, i := range todo {
+		if x.each != nil {
+			x.each(i, step, &x.kernel[i], &x.model[i])
+		}
+		if !sameOutcome(&x.kernel[i], &x.model[i]) {
+			x.failed[i] = true
+			d := Difference{Sequence: i, Step: step, Kernel: x.kernel[i], Model: x.model[i]}
+			d.Kernel.Flows = append([]ct.Flow(nil), d.Kernel.Flows...)
+			d.Model.Flows = append([]ct.Flow(nil), d.Model.Flows...)
+			x.diffs = append(x.diffs, d)
+		}
+	}
+	return true
+}
+
+// chunk sends one packet of each of some sequences and waits for them behind
+// the tracker.
+func (x *run) chunk(step int, seqs []int) {
+	x.round++
+	base := simtest.Mark(x.round * chunkFrames & 0xffff)
+	at := x.now()
+	expected := 0
+	for slot, i := range seqs {
+		s := x.batch.Sequences[i]
+		st := &s.Steps[step]
+		peers := x.peers(i, s.V6)
+		p := st.Place(&peers)
+		w := x.wires[b2i(st.Reply)]
+		w.frames[w.n] = simtest.AppendFrame(w.frames[w.n][:0], w.eth, &p, st.Options, st.Defect, base+simtest.Mark(slot))
+		w.n++
+		x.slots[slot], x.seen[slot] = i, false
+		res := x.table.Packet(at, &p)
+		x.model[i].Verdict, x.model[i].Info, x.model[i].Reply = res.Verdict, res.Info, res.Reply
+		if res.Verdict != sim.Refused && res.Verdict != sim.Lost {
+			expected++
+		}
+		x.kernel[i].Verdict = sim.Lost
+	}
+	for _, w := range x.wires {
+		if err := w.flush(); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	x.collect(base, len(seqs), expected)
+}
+
+// collect waits for the packets of a chunk.
+func (x *run) collect(base simtest.Mark, sent, expected int) {
+	arrived := 0
+	deadline := time.Now().Add(300 * time.Millisecond)
+	for {
+		for _, w := range x.wires {
+			err := w.receive(func(m simtest.Mark, class uint8) {
+				slot := int((m - base) & 0xffff)
+				if slot >= sent || x.seen[slot] {
+					return
+				}
+				x.seen[slot] = true
+				arrived++
+				x.classify(&x.kernel[x.slots[slot]], class)
+			})
+			if err != nil {
+				x.t.Fatal(err)
+			}
+		}
+		if arrived >= expected || time.Now().After(deadline) {
+			return
+		}
+		wait(20, x.wires[0], x.wires[1])
+	}
+}
+
+func (x *run) classify(o *Outcome, class uint8) {
+	o.Verdict, o.Reply = sim.Accepted, class&8 != 0
+	switch class &^ 8 {
+	case 1:
+		o.Verdict = sim.Invalid
+	case 2:
+		o.Verdict = sim.Untracked
+	case 3:
+		o.Info = sim.InfoNew
+	case 4:
+		o.Info = sim.InfoEstablished
+	case 5:
+		o.Info = sim.InfoRelated
+	default:
+		x.t.Errorf("a packet of class %d", class)
+	}
+}
+
+// dump reads both tables.
+func (x *run) dump() {
+	add := func(list []Outcome, f *ct.Flow) {
+		if i, ok := sequenceOf(&f.Orig); ok && i >= 0 && i < len(list) {
+			list[i].Flows = append(list[i].Flows, *f)
+		}
+	}
+	at := x.now()
+	_, err := x.conn.Dump(context.Background(), ctnl.Query{}, func(f *ct.Flow) error {
+		add(x.kernel, f)
+		return nil
+	})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	x.table.Advance(at)
+	for _, f := range x.table.Dump() {
+		add(x.model, f)
+	}
+}

@@ -1,0 +1,72 @@
+package simdiff
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/lab"
+	"github.com/ctwarden/ctwarden/sim"
+	"github.com/ctwarden/ctwarden/sim/simtest"
+)
+
+var (
+	sequences = flag.Int("simdiff.sequences", 4000, "how many random sequences to compare")
+	seed      = flag.Uint64("simdiff.seed", 0, "seed of the random sequences; 0 takes the clock")
+	only      = flag.Int("simdiff.only", 0, "number of the one protocol to generate")
+)
+
+// shortTimeouts are a few seconds where a batch waits, so that entries run out.
+func shortTimeouts(e sim.Era) ct.Timeouts {
+	to := e.Timeouts()
+	for _, k := range []ct.TimeoutKey{ct.TimeoutTCPSynRecv, ct.TimeoutTCPCloseWait, ct.TimeoutTCPUnacknowledged,
+		ct.TimeoutTCPClose, ct.TimeoutICMP, ct.TimeoutUDP, ct.TimeoutTCPTimeWait, ct.TimeoutGRE} {
+		to.Set(k, 2)
+	}
+	return to
+}
+
+func batchOf(g *simtest.Generator, n int, waits bool) *Batch {
+	e := sim.Latest()
+	b := &Batch{Timeouts: e.Timeouts(), Knobs: sim.DefaultKnobs(), Era: e}
+	for range n {
+		b.Sequences = append(b.Sequences, g.Sequence())
+	}
+	if waits {
+		b.Timeouts = shortTimeouts(e)
+		b.Waits = make([]time.Duration, g.Steps)
+		for range 2 {
+			b.Waits[2+g.R.IntN(g.Steps-2)] = 3200 * time.Millisecond
+		}
+	}
+	return b
+}
+
+func TestRandom(t *testing.T) {
+	lab.Require(t, "conntrack")
+	s := *seed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	g := &simtest.Generator{R: rand.New(rand.NewPCG(s, 1)), Steps: 12, Only: ct.Proto(*only)}
+	rig := NewRig(t, false)
+	const each = 10000
+	shown := 0
+	for left := *sequences; left > 0; left -= each {
+		b := batchOf(g, min(left, each), left%(2*each) == 0)
+		start := time.Now()
+		rep := rig.Compare(b, 5)
+		t.Logf("%d sequences, %d packets, %d retimed, %d differ, %v", rep.Sequences, rep.Packets, rep.Retimed,
+			len(rep.Differences), time.Since(start).Round(time.Millisecond))
+		for i := range rep.Differences {
+			d := &rep.Differences[i]
+			if shown++; shown > 15 || d.Kernel.Flows == nil && d.Model.Flows == nil && d.Step == 0 && i >= 5 {
+				t.Fail()
+				continue
+			}
+			t.Errorf("seed %d: kernel and model differ\n%s%s", s, d.Sequence, d.Difference.String())
+		}
+	}
+}

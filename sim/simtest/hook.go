@@ -1,0 +1,18 @@
+package simtest
+
+import (
+	"github.com/ctwarden/ctwarden/sim"
+	"github.com/ctwarden/ctwarden/sim/internal/hook"
+)
+
+// Cell is one cell of a protocol's transition table.
+type Cell = hook.Cell
+
+// Watch makes a table report every cell that a packet meets.
+func Watch(t *sim.Table, report func(Cell)) { hook.Watch(t, report) }
+
+// Bugs names the wrong rules that [WithBug] can plant.
+func Bugs() []string { return hook.PlantNames() }
+
+// WithBug returns an era with one wrong rule.
+func WithBug(e sim.Era, name string) sim.Era { return hook.Plant(e, name).(sim.Era) }
