@@ -98,6 +98,7 @@ type rules struct {
 	keepLiberal        bool   // 5.17, 5.15.24, 5.10.103: SYN options do not clear the liberal flag
 	windowIgnore       bool   // 6.1: some window failures are ignored instead of invalid
 	cutInvalidClose    bool   // 6.1: invalid FIN or RST from both sides shorten the timeout
+	rstFromPeer        bool   // 6.18.44, measured: RST answers an ignored SYN of the other side only
 	challengeRST       bool   // 6.1: RST answering an ignored challenge ACK in SYN_SENT
 
 	// UDP.
@@ -105,11 +106,12 @@ type rules struct {
 	udpAssuredDelay bool // 5.17, 5.15.24: and so does ASSURED
 
 	// Others.
-	sctp         sctpKind
-	dccp         bool // up to 6.14
-	icmp6Reroute bool // 5.13: ICMPv6 redirects relate to the inner flow
-	chainCounter bool // 5.15: chaintoolong
-	clashCounter bool // 5.10: clash_resolve
+	sctp             sctpKind
+	sctpRepeatedInit bool // 6.18.44, measured: an INIT with the known tag is no new beginning
+	dccp             bool // up to 6.14
+	icmp6Reroute     bool // 5.13: ICMPv6 redirects relate to the inner flow
+	chainCounter     bool // 5.15: chaintoolong
+	clashCounter     bool // 5.10: clash_resolve
 }
 
 // eras are in order. Each is the one before it with its changes, so that a
@@ -163,9 +165,11 @@ func buildEras() []Era {
 	add("6.12", ct.KernelVersion{Major: 6, Minor: 12}, false)
 
 	r.dccp = false
+	r.rstFromPeer = true
+	r.sctpRepeatedInit = true
 	r.logNetns = true
-	add("6.18", ct.KernelVersion{Major: 6, Minor: 18}, true)
-	add("latest", ct.KernelVersion{Major: 6, Minor: 18}, true)
+	add("6.18", ct.KernelVersion{Major: 6, Minor: 18, Patch: 44}, true)
+	add("latest", ct.KernelVersion{Major: 6, Minor: 18, Patch: 44}, true)
 	return list
 }
 

@@ -325,10 +325,7 @@ func (c *sctpWalk) learnTag(ch *SCTPChunk) bool {
 	k, other := &c.e.track, 1-c.dir
 	if c.t.rules.sctp == sctpPaths {
 		if ch.Type == sctpInit {
-			if k.init(c.dir) && k.init(other) {
-				k.setInit(other, false)
-			}
-			k.setInit(c.dir, true)
+			c.noteInit(k, ch.InitTag)
 			if c.was == sCL && c.to == sCL && c.e.has(ct.StatusConfirmed) {
 				c.keep = true // a repeated INIT does not refresh
 			}
@@ -344,4 +341,17 @@ func (c *sctpWalk) learnTag(ch *SCTPChunk) bool {
 	}
 	k.setVTag(other, ch.InitTag)
 	return true
+}
+
+// noteInit remembers that a side began. From 6.18.44 on, an INIT that announces
+// the tag that is known already is a repetition and changes nothing.
+func (c *sctpWalk) noteInit(k *track, tag uint32) {
+	other := 1 - c.dir
+	if c.t.rules.sctpRepeatedInit && c.e.has(ct.StatusConfirmed) && k.vtag(other) == tag {
+		return
+	}
+	if k.init(c.dir) && k.init(other) {
+		k.setInit(other, false)
+	}
+	k.setInit(c.dir, true)
 }

@@ -322,6 +322,9 @@ func (t *Table) tcpReset(e *entry, dir int, s *Segment, to uint8) (next uint8, c
 	}
 	ignoredSyn := e.has(ct.StatusSeenReply) && k.lastKind == kindSyn
 	ignoredAck := !e.has(ct.StatusAssured) && k.lastKind == kindAck
+	if t.rules.rstFromPeer && int(k.lastDir) == dir {
+		ignoredSyn = false
+	}
 	if (ignoredSyn || ignoredAck) && s.Ack == k.lastEnd {
 		return to, false, accept
 	}

@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -147,7 +148,12 @@ func flagText(flags uint8) string {
 }
 
 func chunkText(c *sim.SCTPChunk) string {
-	s := fmt.Sprintf("%d", c.Type)
+	s := strconv.Itoa(int(c.Type))
+	for name, typ := range sctpNames {
+		if typ == c.Type {
+			s = name
+		}
+	}
 	if c.Type == 1 || c.Type == 2 {
 		s += fmt.Sprintf(":%d", c.InitTag)
 	}

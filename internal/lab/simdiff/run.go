@@ -3,7 +3,6 @@ package simdiff
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -22,6 +21,8 @@ type Batch struct {
 	Timeouts ct.Timeouts
 	Knobs    sim.Knobs
 	Era      sim.Era
+	// KeepGoing plays sequences to their end though they differ.
+	KeepGoing bool
 	// Model, if set, sees the table before the first packet.
 	Model func(*sim.Table)
 }
@@ -51,7 +52,7 @@ func (o *Outcome) String() string {
 	b.WriteString(verdictText(o))
 	for i := range o.Flows {
 		b.WriteString("; ")
-		b.WriteString(FlowText(&o.Flows[i]))
+		b.WriteString(simtest.FlowLine(&o.Flows[i]))
 	}
 	return b.String()
 }
@@ -66,18 +67,6 @@ func verdictText(o *Outcome) string {
 		return o.Info.String() + " reply"
 	}
 	return o.Info.String() + " original"
-}
-
-// FlowText prints what is compared of an entry.
-func FlowText(f *ct.Flow) string {
-	s := fmt.Sprintf("%s %s %ds %s | %s", f.Orig.Proto, f.StateName(), f.TimeoutSeconds, f.Orig, f.Reply)
-	if st := f.Status &^ ct.StatusConfirmed; st != 0 {
-		s += " " + st.String()
-	}
-	if f.Orig.Proto == ct.TCP {
-		s += fmt.Sprintf(" scale %d/%d flags %x/%x", f.TCP.WScaleOrig, f.TCP.WScaleReply, f.TCP.FlagsOrig, f.TCP.FlagsReply)
-	}
-	return s
 }
 
 // statusCompared leaves out what the model does not have.
@@ -125,6 +114,7 @@ type run struct {
 	model  []Outcome
 	failed []bool
 	diffs  []Difference
+	lost   bool // a packet that the model lets pass did not arrive
 	// each, if set, is called with both outcomes of every step that a sequence
 	// has, whether they agree or not.
 	each func(seq, step int, kernel, model *Outcome)
@@ -137,19 +127,20 @@ type run struct {
 // of each sequence that has one.
 func (r *Rig) Run(b *Batch) []Difference {
 	r.t.Helper()
-	return r.execute(b, nil)
+	return r.execute(b, nil).diffs
 }
 
-func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)) []Difference {
+func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)) *run {
 	r.t.Helper()
 	r.empty()
+	before := r.counters()
 	r.setTimeouts(b.Timeouts)
 	r.setKnobs(b.Knobs)
 	c := sim.Config{Era: b.Era, Max: 0, Buckets: 1 << 15, Timeouts: b.Timeouts, Knobs: b.Knobs, Seed: 1}
 	if r.nat {
 		c.NAT = []sim.NATRule{
-			{Kind: sim.Masquerade, To: outside4, Dst: prefixOf(servers4)},
-			{Kind: sim.Masquerade, To: outside6, Dst: prefixOf(servers6)},
+			{Kind: sim.Masquerade, To: outside4, Dst: servers4},
+			{Kind: sim.Masquerade, To: outside6, Dst: servers6},
 		}
 	}
 	table, err := sim.New(c)
@@ -164,10 +155,31 @@ func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)
 		model: make([]Outcome, n), failed: make([]bool, n)}
 	for step := 0; x.step(step); step++ {
 	}
-	return x.diffs
+	if len(x.diffs) == 0 && !x.lost {
+		x.compareCounters(r.counters().Sub(before), table.Counters())
+	}
+	return x
 }
 
-func prefixOf(p netip.Prefix) netip.Prefix { return p }
+// compareCounters compares all counters that both have, once all entries
+// agree. Restarted searches are the kernel's own affair.
+func (x *run) compareCounters(kernel, model ct.Counters) {
+	kernel.Has &= model.Has &^ ct.CounterSearchRestart
+	model.Has = kernel.Has
+	kernel.SearchRestart, model.SearchRestart = 0, 0
+	var k, m []string
+	for name, v := range kernel.All {
+		k = append(k, fmt.Sprint(name, "=", v))
+	}
+	for name, v := range model.All {
+		m = append(m, fmt.Sprint(name, "=", v))
+	}
+	for i := range k {
+		if k[i] != m[i] {
+			x.t.Errorf("simdiff: counter %s in the kernel, %s in the model", k[i], m[i])
+		}
+	}
+}
 
 // step sends the packets of one step; false means that no sequence has it.
 func (x *run) step(step int) bool {
@@ -200,7 +212,7 @@ func (x *run) step(step int) bool {
 			x.each(i, step, &x.kernel[i], &x.model[i])
 		}
 		if !sameOutcome(&x.kernel[i], &x.model[i]) {
-			x.failed[i] = true
+			x.failed[i] = !x.batch.KeepGoing
 			d := Difference{Sequence: i, Step: step, Kernel: x.kernel[i], Model: x.model[i]}
 			d.Kernel.Flows = append([]ct.Flow(nil), d.Kernel.Flows...)
 			d.Model.Flows = append([]ct.Flow(nil), d.Model.Flows...)
@@ -261,6 +273,7 @@ func (x *run) collect(base simtest.Mark, sent, expected int) {
 			}
 		}
 		if arrived >= expected || time.Now().After(deadline) {
+			x.lost = x.lost || arrived != expected
 			return
 		}
 		wait(20, x.wires[0], x.wires[1])

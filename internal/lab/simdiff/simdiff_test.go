@@ -3,6 +3,7 @@ package simdiff
 import (
 	"flag"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,9 +29,18 @@ func shortTimeouts(e sim.Era) ct.Timeouts {
 	return to
 }
 
-func batchOf(g *simtest.Generator, n int, waits bool) *Batch {
+// batchOf makes a batch. Half of the batches have other knobs than the kernel's
+// own; where they wait, sequences outlive timeouts.
+func batchOf(g *simtest.Generator, n int, waits, knobs bool) *Batch {
 	e := sim.Latest()
 	b := &Batch{Timeouts: e.Timeouts(), Knobs: sim.DefaultKnobs(), Era: e}
+	if k := &b.Knobs; knobs {
+		k.TCPLoose = g.R.IntN(3) > 0
+		k.TCPBeLiberal = g.R.IntN(3) == 0
+		k.TCPIgnoreInvalidRST = g.R.IntN(2) == 0
+		k.TCPMaxRetrans = uint8(g.R.IntN(5))
+		k.Checksum = g.R.IntN(3) > 0
+	}
 	for range n {
 		b.Sequences = append(b.Sequences, g.Sequence())
 	}
@@ -54,8 +64,8 @@ func TestRandom(t *testing.T) {
 	rig := NewRig(t, false)
 	const each = 10000
 	shown := 0
-	for left := *sequences; left > 0; left -= each {
-		b := batchOf(g, min(left, each), left%(2*each) == 0)
+	for i, left := 0, *sequences; left > 0; i, left = i+1, left-each {
+		b := batchOf(g, min(left, each), i%2 == 0, i%4 >= 2)
 		start := time.Now()
 		rep := rig.Compare(b, 5)
 		t.Logf("%d sequences, %d packets, %d retimed, %d differ, %v", rep.Sequences, rep.Packets, rep.Retimed,
@@ -69,4 +79,35 @@ func TestRandom(t *testing.T) {
 			t.Errorf("seed %d: kernel and model differ\n%s%s", s, d.Sequence, d.Difference.String())
 		}
 	}
+}
+
+// TestPlantedBugs plants wrong rules in the model, one at a time, and expects
+// each to be noticed.
+func TestPlantedBugs(t *testing.T) {
+	lab.Require(t, "conntrack")
+	rig := NewRig(t, false)
+	for i, bug := range simtest.Bugs() {
+		t.Run(bug, func(t *testing.T) {
+			rig.t = t
+			g := &simtest.Generator{R: rand.New(rand.NewPCG(uint64(i), 2)), Steps: 12}
+			found := 0
+			for round := 0; round < 4 && found == 0; round++ {
+				b := batchOf(g, 2500, round == 0, false)
+				if strings.Contains(bug, "UDP") {
+					b.Waits = nil
+				}
+				b.Era = simtest.WithBug(b.Era, bug)
+				diffs := rig.Run(b)
+				found = len(diffs)
+				if found > 0 {
+					s := b.Sequences[diffs[0].Sequence]
+					t.Logf("%d of %d sequences show it, such as\n%s%s", found, len(b.Sequences), s, diffs[0].String())
+				}
+			}
+			if found == 0 {
+				t.Error("not noticed")
+			}
+		})
+	}
+	rig.t = t
 }
