@@ -105,4 +105,10 @@ func TestGuestLoadsNoModule(t *testing.T) {
 	if s.Tracking.DropsUntracked != ct.Yes || !slices.Contains(s.Tracking.Users, "nft inet t c: ct state") {
 		t.Errorf("with a rule: %+v", s.Tracking)
 	}
+
+	load(t, "nft_flow_offload")
+	run(t, "nft add flowtable inet t f { hook ingress priority 0 ; devices = { lo } ; }")
+	if s = still(t, "with a flow table"); s.Tracking.Offload != ct.Yes {
+		t.Errorf("with a flow table: %+v", s.Tracking)
+	}
 }

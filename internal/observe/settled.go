@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strconv"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/procs"
 )
 
 // settled reads what does not move while it is looked at. It runs inside the
@@ -78,6 +80,9 @@ func (r *reader) namespace() {
 		r.blind("the number of the network namespace", err, mountProc)
 	}
 	n.Initial = r.fs.InitialNetns()
+	if pid, err := strconv.ParseUint(r.o.Netns, 10, 31); err == nil {
+		n.Pid, n.Owner = int(pid), procs.FS{}.Owner(int(pid))
+	}
 }
 
 func (r *reader) modules() {
