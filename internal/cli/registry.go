@@ -19,6 +19,8 @@ func registry() []func(*Env) *cobra.Command {
 		newTrialGuard,
 		newEvict,
 		newSimulate,
+		newRecord,
+		newForecast,
 		newVersion,
 	}
 }

@@ -152,7 +152,9 @@ func table(b *strings.Builder, rows [][]string) {
 	for _, r := range rows {
 		for i, c := range r {
 			pad := strings.Repeat(" ", width[i]-len([]rune(c)))
-			if i < 2 {
+			if i == len(r)-1 && len(r[i]) > 12 {
+				b.WriteString(c)
+			} else if i < 2 {
 				b.WriteString(c + pad + "  ")
 			} else {
 				b.WriteString(pad + c + "  ")
