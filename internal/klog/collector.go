@@ -322,6 +322,9 @@ func (f *feed) finish(err error) {
 	s := &f.c.sources[f.source]
 	s.Bytes, s.Matched = f.bytes, f.matched
 	s.From, s.To = f.wall(move, f.from), f.wall(move, f.to)
+	if s.From.After(s.To) { // newest first
+		s.From, s.To = s.To, s.From
+	}
 	if err != nil {
 		s.Error = err.Error()
 	}
