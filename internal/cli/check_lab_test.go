@@ -20,6 +20,7 @@ import (
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/lab"
+	"github.com/ctwarden/ctwarden/internal/lab/scene"
 	"github.com/ctwarden/ctwarden/internal/report"
 )
 
@@ -160,46 +161,67 @@ func waitCount(t *testing.T, h *lab.Host, n int) {
 	t.Fatalf("the table of %s holds %d entries after ten seconds, want %d", h.Name, h.Count(), n)
 }
 
-// A flood of SYNs from forged addresses at a table of 5,000 entries in 262,144
-// buckets: the kernel mostly finds nothing to evict.
-func TestCheckNamesSpoofedSYNFlood(t *testing.T) {
-	lab.Require(t, "conntrack")
-	limits := lab.ExclusiveLimits(t)
-	limits.SetMax(5000)
-	net0 := lab.Server(t)
-	server, client := net0.Server, net0.Client
-	server.Hold(80, 4096)
-	target := netip.AddrPortFrom(server.Addr4, 80)
-	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
-		return client.SYNFlood(ctx, target, client.Spoof4, lab.Load{Packets: 400_000, PerSecond: 10_000, Duration: 30 * time.Second})
-	})
-	waitCount(t, server, 5000)
-	before := server.ConntrackStats()
-	a := runCheck(t, "--netns", server.Name)
-	after := server.ConntrackStats()
-	sent := stop()
+// emptyLog keeps the machine's own logs, full of other tests' floods, out.
+const emptyLog = "/dev/null"
 
-	a.expect(t, report.CauseAttack, "flood-syn")
+// Each scene fills a table for another reason; check must name the reason and
+// who is behind it, and its figures must be those of conntrack and of the
+// generator.
+func TestCheckNamesEachScene(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		make  func(testing.TB) *scene.Scene
+		cause report.Cause
+		code  string
+		look  func(*testing.T, *scene.Scene, *answer)
+	}{
+		{"spoofed SYN flood", scene.SYNFlood, report.CauseAttack, "flood-syn", lookAtSYNFlood},
+		{"idle handshakes", scene.IdleHandshakes, report.CauseAttack, "flood-assured", lookAtHandshakes},
+		{"left idle", func(t testing.TB) *scene.Scene { return scene.LeftIdle(t, 26*time.Hour) }, report.CauseLeak, "idle-established", lookAtIdle},
+		{"outbound scan", scene.OutboundScan, report.CauseScan, "scan-outbound", lookAtScan},
+		{"DNS churn", scene.DNSChurn, report.CauseChurn, "dns-churn", lookAtDNS},
+		// The limit is a hundredth of what the kernel chooses for this machine.
+		{"growth", scene.Growth, report.CauseWrongSizing, "table-full", func(*testing.T, *scene.Scene, *answer) {}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := tt.make(t)
+			before := s.Host.ConntrackStats()
+			a := runCheck(t, "--netns", s.Host.Name, "--full", "--log", emptyLog)
+			after := s.Host.ConntrackStats()
+			a.expect(t, tt.cause, tt.code)
+			compareCounters(t, a, before, after)
+			tt.look(t, s, a)
+			sent := s.Stop()
+			if refused := after["drop"] + after["early_drop"]; refused > sent.Begun+scene.Max {
+				t.Errorf("%d refused and evicted, of %d begun", refused, sent.Begun)
+			}
+		})
+	}
+}
+
+// compareCounters holds the growth of the counters against what conntrack saw
+// around the two readings.
+func compareCounters(t *testing.T, a *answer, before, after map[string]int) {
+	t.Helper()
+	for figure, counter := range map[string]string{"refused_packets": "drop", "evicted_entries": "early_drop"} {
+		if got, most := a.figure(t, "table-full", figure), float64(after[counter]-before[counter]); got > most {
+			t.Errorf("%s: %v, conntrack -S saw %v around it", figure, got, most)
+		}
+	}
+	if a.figure(t, "table-full", "refused_packets") == 0 {
+		t.Error("no refusal was seen in a table that refuses")
+	}
+}
+
+func lookAtSYNFlood(t *testing.T, s *scene.Scene, a *answer) {
 	if strings.Contains(a.Verdict.Text, "10.2.") || strings.Contains(a.Verdict.Text, "10.3.") {
 		t.Errorf("a forged address was named: %s", a.Verdict.Text)
 	}
-	if f := a.finding("flood-syn"); f != nil && (f.Figures["destination"] != server.Addr4.String() || f.Figures["destination_port"] != 80.0) {
-		t.Errorf("target %v, want %s", f.Figures, target)
+	f := a.finding("flood-syn")
+	if f.Figures["destination"] != s.Target.Addr().String() || f.Figures["destination_port"] != float64(s.Target.Port()) {
+		t.Errorf("target %v, want %s", f.Figures, s.Target)
 	}
-	if a.finding("early-drop-defeated") == nil {
-		t.Fatalf("the buckets were not blamed: %q", a.codes())
-	}
-	// The counters go on between the readings of conntrack, so they are bounds.
-	refused, evicted := a.figure(t, "table-full", "refused_packets"), a.figure(t, "table-full", "evicted_entries")
-	if most := float64(after["drop"] - before["drop"]); refused <= 0 || refused > most {
-		t.Errorf("refused %v, conntrack -S saw %v around it", refused, most)
-	}
-	if most := float64(after["early_drop"] - before["early_drop"]); evicted <= 0 || evicted > most {
-		t.Errorf("evicted %v, conntrack -S saw %v around it", evicted, most)
-	}
-	if all := after["drop"] + after["early_drop"]; all > sent.Packets+5000 {
-		t.Errorf("%d refused and evicted of %d packets sent", all, sent.Packets)
-	}
+	evicted, refused := a.figure(t, "table-full", "evicted_entries"), a.figure(t, "table-full", "refused_packets")
 	odds, seen := a.figure(t, "early-drop-defeated", "odds"), evicted/(evicted+refused)
 	if math.Abs(odds-seen) > 0.06 {
 		t.Errorf("odds of admission %.3f, seen %.3f", odds, seen)
@@ -209,8 +231,51 @@ func TestCheckNamesSpoofedSYNFlood(t *testing.T) {
 	}
 }
 
-// Handshakes that are finished and then left idle: nothing can be evicted.
-func TestCheckNamesIdleHandshakes(t *testing.T) {
+func lookAtHandshakes(t *testing.T, s *scene.Scene, a *answer) {
+	f := a.finding("flood-assured")
+	prefix, err := netip.ParsePrefix(fmt.Sprint(f.Figures["source_prefix"]))
+	if err != nil || !prefix.Contains(s.Culprit.Addr()) {
+		t.Errorf("figures %v, want a prefix with %s", f.Figures, s.Culprit)
+	}
+	listed := len(s.Host.ConntrackList("-p", "tcp", "--state", "ESTABLISHED"))
+	if n := a.figure(t, "flood-assured", "entries"); math.Abs(n-float64(listed)) > 0.02*float64(listed) {
+		t.Errorf("%v silent connections, conntrack -L has %d established", n, listed)
+	}
+}
+
+func lookAtIdle(t *testing.T, s *scene.Scene, a *answer) {
+	if n := a.figure(t, "idle-established", "idle_over_day_share"); n < 0.95 {
+		t.Errorf("%v idle for a day, want nearly all", n)
+	}
+}
+
+func lookAtScan(t *testing.T, s *scene.Scene, a *answer) {
+	f := a.finding("scan-outbound")
+	culprit := s.Culprit.Addr().String()
+	if f.Figures["source"] != culprit {
+		t.Errorf("figures %v, want source %s", f.Figures, culprit)
+	}
+	listed := len(s.Host.ConntrackList("-s", culprit))
+	if n := a.figure(t, "scan-outbound", "entries"); math.Abs(n-float64(listed)) > 0.05*float64(listed) {
+		t.Errorf("%v entries of the scanner, conntrack -L has %d", n, listed)
+	}
+	if a.Snapshot.Tracking.NAT != ct.Yes {
+		t.Error("the gateway translates, and this was not seen")
+	}
+}
+
+func lookAtDNS(t *testing.T, s *scene.Scene, a *answer) {
+	listed := len(s.Host.ConntrackList("-p", "udp", "--dport", "53"))
+	if n := a.figure(t, "dns-churn", "entries"); math.Abs(n-float64(listed)) > 0.05*float64(listed) {
+		t.Errorf("%v entries to port 53, conntrack -L has %d", n, listed)
+	}
+	if f := a.finding("dns-churn"); f.Figures["destination"] != s.Target.Addr().String() {
+		t.Errorf("figures %v, want the resolver %s", f.Figures, s.Target)
+	}
+}
+
+// The same idle handshakes, nearly all of one address.
+func TestCheckNamesTheHostOfIdleHandshakes(t *testing.T) {
 	lab.Require(t, "conntrack")
 	lab.ExclusiveLimits(t).SetMax(3000)
 	pair := lab.Server(t)
@@ -227,85 +292,14 @@ func TestCheckNamesIdleHandshakes(t *testing.T) {
 	}
 	made := shake(culprit, 2500)
 	shake(netip.MustParsePrefix("10.3.0.0/18"), 600)
-	waitCount(t, server, 3000)
-	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
-		return client.SYNFlood(ctx, netip.AddrPortFrom(server.Addr4, 80), client.Spoof4, lab.Load{Packets: 1000, PerSecond: 100, Duration: 10 * time.Second})
-	})
-	a := runCheck(t, "--netns", server.Name)
-	stop()
+	a := runCheck(t, "--netns", server.Name, "--log", emptyLog)
 	a.expect(t, report.CauseAttack, "flood-assured")
-	f := a.finding("flood-assured")
-	if f == nil {
-		return
-	}
-	if f.Figures["source"] != culprit.Addr().String() {
+	if f := a.finding("flood-assured"); f != nil && f.Figures["source"] != culprit.Addr().String() {
 		t.Errorf("source %v, want %s", f.Figures["source"], culprit)
 	}
 	listed := len(server.ConntrackList("-s", culprit.Addr().String()))
 	if got := a.figure(t, "one-source", "entries"); listed != made || math.Abs(got-float64(made)) > 30 {
 		t.Errorf("%v entries of the source; the generator made %d, conntrack -L has %d", got, made, listed)
-	}
-	if n := a.figure(t, "table-full", "refused_packets"); n < 50 {
-		t.Errorf("%v packets refused, of 100 a second for two seconds and more", n)
-	}
-}
-
-// One host inside scans outward through a gateway that translates.
-func TestCheckNamesScannerBehindGateway(t *testing.T) {
-	lab.Require(t, "conntrack")
-	lab.ExclusiveLimits(t).SetMax(8000)
-	r := lab.Gateway(t)
-	culprit := netip.MustParseAddr("10.0.3.7")
-	if !r.Inside.Sources4.Contains(culprit) {
-		t.Fatalf("%s is not inside", culprit)
-	}
-	r.Outside.ServeTCP(80, lab.Echo)
-	if _, err := r.Inside.Connect(t.Context(), netip.AddrPortFrom(r.Outside.Addr4, 80), netip.MustParsePrefix("10.0.200.0/26"), 300); err != nil {
-		t.Fatal(err)
-	}
-	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
-		return r.Inside.Scan(ctx, culprit, r.Outside.Spoof4, []uint16{23}, lab.Load{Packets: 60_000, PerSecond: 4000, Duration: 30 * time.Second})
-	})
-	waitCount(t, r.Gateway, 7980)
-	a := runCheck(t, "--netns", r.Gateway.Name, "--full")
-	listed := len(r.Gateway.ConntrackList("-s", culprit.String()))
-	stop()
-	a.expect(t, report.CauseScan, "scan-outbound")
-	f := a.finding("scan-outbound")
-	if f == nil {
-		return
-	}
-	if f.Figures["source"] != culprit.String() || f.Figures["port"] != 23.0 {
-		t.Errorf("figures %v, want source %s and port 23", f.Figures, culprit)
-	}
-	if n := a.figure(t, "scan-outbound", "entries"); math.Abs(n-float64(listed)) > 0.05*float64(listed) {
-		t.Errorf("%v entries of the scanner, conntrack -L has %d", n, listed)
-	}
-	if a.Snapshot.Tracking.NAT != ct.Yes {
-		t.Error("the gateway translates, and this was not seen")
-	}
-}
-
-// DNS queries from one host inside, each from a port of its own, all answered.
-func TestCheckNamesDNSChurn(t *testing.T) {
-	lab.Require(t, "conntrack")
-	lab.ExclusiveLimits(t).SetMax(6000)
-	r := lab.Gateway(t)
-	r.Outside.ServeDNS(53)
-	culprit := netip.MustParseAddr("10.0.3.9")
-	stop := background(t, func(ctx context.Context) (lab.Churned, error) {
-		return r.Inside.DNSChurn(ctx, netip.AddrPortFrom(r.Outside.Addr4, 53), netip.PrefixFrom(culprit, 32),
-			lab.Load{Packets: 40_000, PerSecond: 2000, Duration: 30 * time.Second})
-	})
-	waitCount(t, r.Gateway, 5990)
-	a := runCheck(t, "--netns", r.Gateway.Name)
-	stop()
-	a.expect(t, report.CauseChurn, "dns-churn")
-	if f := a.finding("dns-churn"); f != nil && f.Figures["source"] != culprit.String() {
-		t.Errorf("source %v, want %s", f.Figures["source"], culprit)
-	}
-	if n := a.figure(t, "table-full", "evicted_entries"); n < 1000 {
-		t.Errorf("%v entries evicted at 2,000 queries a second", n)
 	}
 }
 
@@ -319,7 +313,7 @@ func TestCheckNamesGrowth(t *testing.T) {
 	limit := stockMax(t)
 	server.Fill(lab.Class{Count: limit - 20000, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured,
 		Sources: client.Sources4, Port: 443})
-	a := runCheck(t, "--netns", server.Name, "--observe", "500ms")
+	a := runCheck(t, "--netns", server.Name, "--observe", "500ms", "--log", emptyLog)
 	if a.finding("table-near-full") == nil || a.Verdict.Cause != report.CauseGrowth {
 		t.Errorf("cause %s of %q, want growth of a table that is nearly full", a.Verdict.Cause, a.codes())
 	}
@@ -328,7 +322,7 @@ func TestCheckNamesGrowth(t *testing.T) {
 	stop := background(t, func(ctx context.Context) (lab.Sent, error) {
 		return client.SYNFlood(ctx, netip.AddrPortFrom(server.Addr4, 443), client.Spoof4, lab.Load{Packets: 2000, PerSecond: 200, Duration: 10 * time.Second})
 	})
-	a = runCheck(t, "--netns", server.Name)
+	a = runCheck(t, "--netns", server.Name, "--log", emptyLog)
 	sent := stop()
 	a.expect(t, report.CauseGrowth, "table-full")
 	if n := a.figure(t, "table-full", "refused_packets"); n < 100 || n > float64(sent.Packets) {
@@ -350,6 +344,34 @@ func stockMax(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// The message of a full table names its namespace by a number; check ties the
+// number to the namespace, from inside and from the host.
+func TestCheckTiesMessageToNamespace(t *testing.T) {
+	s := scene.SYNFlood(t)
+	a := runCheck(t, "--netns", s.Host.Name)
+	if !a.Snapshot.Version.AtLeast(6, 17) {
+		t.Skipf("kernel %s does not say which namespace is full", a.Snapshot.Version)
+	}
+	inode := a.Snapshot.Netns.Inode
+	lines := a.figure(t, "table-full", "logged_refused_min")
+	if drops := s.Host.ConntrackStats()["drop"]; lines < 1 || int(lines) > drops {
+		t.Errorf("the log accounts for %v refusals, conntrack -S for %d", lines, drops)
+	}
+	for _, f := range a.Findings {
+		if f.Code == "table-was-full" && f.Figures["netns_inode"] == float64(inode) {
+			t.Errorf("its own message was taken for another's: %s", f.Title)
+		}
+	}
+	b := runCheck(t, "--observe", "0")
+	f := b.finding("table-was-full")
+	if f == nil {
+		t.Fatalf("the host's check says nothing of a full namespace: %q", b.codes())
+	}
+	if said := f.Title + strings.Join(f.Evidence, " "); !strings.Contains(said, s.Host.Name) {
+		t.Errorf("the host's check does not name %s: %s", s.Host.Name, said)
+	}
 }
 
 // A busy and healthy machine: bulk transfers, a receiver that reads nothing, a
@@ -375,7 +397,28 @@ func TestCheckLeavesHealthyMachineAlone(t *testing.T) {
 	connect(81, 4, lab.SmallWindow) // nobody reads: the window closes
 	client.Lose(3, 81)
 	time.Sleep(1500 * time.Millisecond)
-	a := runCheck(t, "--netns", server.Name, "--full")
+	a := runCheck(t, "--netns", server.Name, "--full", "--log", emptyLog)
+	expectHealthy(t, a)
+	var shortened int
+	for _, line := range server.ConntrackList("-p", "tcp") {
+		if fields := strings.Fields(line); len(fields) > 3 && fields[3] == "ESTABLISHED" && len(fields[2]) <= 3 {
+			shortened++
+		}
+	}
+	if shortened == 0 {
+		t.Error("no transfer carries a shortened timeout: this proves nothing of them")
+	}
+}
+
+// A healthy server at the stock limits, with more kinds of misleading flows.
+func TestCheckLeavesHealthySceneAlone(t *testing.T) {
+	s := scene.Healthy(t)
+	time.Sleep(time.Second)
+	expectHealthy(t, runCheck(t, "--netns", s.Host.Name, "--full", "--log", emptyLog))
+}
+
+func expectHealthy(t *testing.T, a *answer) {
+	t.Helper()
 	if a.code != ExitOK {
 		t.Errorf("exit code %d for a healthy machine: %q", a.code, a.codes())
 	}
@@ -386,15 +429,6 @@ func TestCheckLeavesHealthyMachineAlone(t *testing.T) {
 	}
 	if a.Verdict.Cause != report.CauseNone {
 		t.Errorf("cause %s, want none", a.Verdict.Cause)
-	}
-	var shortened int
-	for _, line := range server.ConntrackList("-p", "tcp") {
-		if fields := strings.Fields(line); len(fields) > 3 && fields[3] == "ESTABLISHED" && len(fields[2]) <= 3 {
-			shortened++
-		}
-	}
-	if shortened == 0 {
-		t.Error("no transfer carries a shortened timeout: this proves nothing of them")
 	}
 	for _, cl := range a.Snapshot.Census.Classes {
 		if slices.Max(cl.IdleOver[:]) > 0 && cl.Proto == ct.TCP && cl.State == ct.TCPEstablished {

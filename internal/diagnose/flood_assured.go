@@ -39,6 +39,11 @@ func floodAssured(f *facts) []finding {
 		fd.doubts = append(fd.doubts, f.behind(src))
 	case many:
 		fd.clause += ", from " + f.addresses(f.c.DistinctSources)
+		if net, ok := f.heaviest(f.c.SourcePrefixes); ok && net.share >= majority && net.of(net.Assured) >= majority {
+			fd.clause += ", mostly of " + net.Prefix.String()
+			fd.Figures["source_prefix"] = net.Prefix.String()
+			fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s holds %s of the table; these addresses completed handshakes, so they are real.", net.Prefix, pct(net.share)))
+		}
 		fd.doubts = append(fd.doubts, "so few addresses may be proxies or load balancers, behind which are your users")
 	}
 	fd.Evidence = append(fd.Evidence, "The kernel never evicts them, and shorter timeouts do not reach them until their next packet, which never comes.")

@@ -47,7 +47,7 @@ func (f *facts) logged(fd *finding) {
 	}
 	least, most, _ := here.refused()
 	fd.Figures["logged_refused_min"], fd.Figures["logged_refused_max"] = least, most
-	fd.Evidence = append(fd.Evidence, "In the log: "+f.episode(here.last()))
+	fd.Evidence = append(fd.Evidence, "The log: "+lowered(f.episode(here.last())))
 	if n := len(here.episodes) - 1; n > 0 {
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s before that, the first %s.", count(n, "episode"), f.episodeTime(here.episodes[0])))
 	}

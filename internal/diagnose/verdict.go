@@ -172,7 +172,7 @@ func join(state, clause string) string {
 	switch {
 	case state == "":
 		return sentence(clause) + "."
-	case strings.Contains(state, ":"):
+	case strings.Contains(state, ": "):
 		return state + "; " + clause + "."
 	}
 	return state + ": " + clause + "."

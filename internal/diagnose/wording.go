@@ -62,6 +62,8 @@ func byteSize(n int64) string {
 // span prints a duration in the words of a tired person: "about 4 min".
 func span(d time.Duration) string {
 	switch {
+	case d < 10*time.Second:
+		return strconv.FormatFloat(math.Round(d.Seconds()*10)/10, 'f', -1, 64) + " s"
 	case d < 90*time.Second:
 		return fmt.Sprintf("%.0f s", d.Seconds())
 	case d < 2*time.Hour:
@@ -86,6 +88,14 @@ func sentence(s string) string {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// lowered undoes sentence.
+func lowered(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
 }
 
 // plural is count for nouns that do more than take an s.

@@ -182,15 +182,33 @@ func (t *textFace) commands(label string, lines []string) {
 	}
 }
 
+// blind lists what could not be seen. What the same step would show stands
+// together, without the errors: they are in the verbose text and in JSON.
 func (t *textFace) blind() {
 	if len(t.r.Blind) == 0 {
 		return
 	}
 	t.heading("What could not be seen")
+	var hows []string
+	what := make(map[string][]ct.Blind)
 	for _, b := range t.r.Blind {
-		line := b.What + ": " + b.Why
-		if b.How != "" {
-			line += ". To see it: " + b.How
+		if what[b.How] == nil {
+			hows = append(hows, b.How)
+		}
+		what[b.How] = append(what[b.How], b)
+	}
+	for _, how := range hows {
+		var parts []string
+		for _, b := range what[how] {
+			part := b.What
+			if t.st.Verbose || len(what[how]) == 1 {
+				part += " (" + strings.ReplaceAll(b.Why, "\n", "; ") + ")"
+			}
+			parts = append(parts, part)
+		}
+		line := strings.Join(parts, "; ")
+		if how != "" {
+			line += ". To see it: " + how
 		}
 		t.para(line, "  - ", "    ")
 	}
