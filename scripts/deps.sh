@@ -16,7 +16,7 @@ for pair in $needed; do
 	command -v "$command" >/dev/null || packages+=("$package")
 done
 [ ${#packages[@]} -gt 0 ] || exit 0
-mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+read -ra packages <<<"$(printf '%s\n' "${packages[@]}" | sort -u | tr '\n' ' ')"
 
 sudo=()
 if [ "$(id -u)" != 0 ]; then
