@@ -162,11 +162,8 @@ func (b *Batch) orig(i int) ct.Tuple {
 // Refusals: unix.EEXIST if there is an entry, unix.ENOMEM if the table is
 // full, unix.EINVAL for what the protocol's tracker does not accept.
 func (b *Batch) Create(f *ct.Flow) error {
-	if !f.Orig.IsValid() || !f.Reply.IsValid() || f.Has(ct.HasMaster) && !f.Master.IsValid() {
-		return fmt.Errorf("entry %q lacks a tuple", f.Orig)
-	}
-	if len(f.Helper) > maxHelperName {
-		return fmt.Errorf("entry %q: helper %q has too long a name", f.Orig, f.Helper)
+	if err := creatable(f); err != nil {
+		return err
 	}
 	start, err := b.begin(ctNew, flagCreate|flagExcl, family(f.Orig))
 	if err != nil {
@@ -174,6 +171,19 @@ func (b *Batch) Create(f *ct.Flow) error {
 	}
 	b.enc.newEntry(f)
 	b.enc.end(start)
+	return nil
+}
+
+// creatable says what an entry lacks to be put into a message.
+func creatable(f *ct.Flow) error {
+	switch {
+	case !f.Orig.IsValid() || !f.Reply.IsValid() || f.Orig.Is4() != f.Reply.Is4():
+		return fmt.Errorf("entry %q, %q: not a pair of tuples", f.Orig, f.Reply)
+	case f.Has(ct.HasMaster) && (!f.Master.IsValid() || f.Master.Is4() != f.Orig.Is4()):
+		return fmt.Errorf("entry %q: master %q is no tuple of its family", f.Orig, f.Master)
+	case len(f.Helper) > maxHelperName:
+		return fmt.Errorf("entry %q: helper %q has too long a name", f.Orig, f.Helper)
+	}
 	return nil
 }
 

@@ -248,7 +248,7 @@ func FuzzDecode(f *testing.F) {
 		fast.expectation(attrs(msg), &x)
 		policy(attrs(msg))
 		counters(attrs(msg))
-		if errA != nil || a.Orig.Proto != a.Reply.Proto || !a.Reply.IsValid() || a.Has(ct.HasMaster) && !a.Master.IsValid() {
+		if errA != nil || creatable(&a) != nil {
 			return
 		}
 		var e encoder
