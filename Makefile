@@ -37,3 +37,9 @@ bench:
 # Every benchmark once, so that none can rot.
 bench-once:
 	scripts/bench.sh 1x
+
+# The table engine against its peers, all on the same tables. As root.
+BENCH_TABLE ?= 10000,1000000,5000000
+.PHONY: bench-table
+bench-table:
+	CTWARDEN_BENCH_TABLE=$(BENCH_TABLE) $(GO) test -count 1 -timeout 60m -run '^TestTable$$' ./internal/kernel/ctnl/bench -v
