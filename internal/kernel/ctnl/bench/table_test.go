@@ -245,7 +245,7 @@ func hear(t *testing.T, n int) sample {
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	s := result(t, cmd, line)
+	s := result(t, line)
 	if s.Entries != n {
 		t.Errorf("heard %d of %d", s.Entries, n)
 	}
