@@ -37,7 +37,7 @@ func (d *decoder) entry(b attrs, f *ct.Flow) error {
 			break
 		}
 		b = rest
-		if !d.attr(a, f) {
+		if !word(a, f) && !d.attr(a, f) {
 			d.other(f, 0, a)
 		}
 	}
@@ -79,6 +79,33 @@ func (d *decoder) other(f *ct.Flow, parent uint16, a attr) {
 	}
 }
 
+// word decodes the attributes of one 32-bit number, half of all there are.
+func word(a attr, f *ct.Flow) bool {
+	v, ok := a.u32()
+	if !ok {
+		return false
+	}
+	switch a.typ {
+	case ctaStatus:
+		f.Status = ct.Status(v)
+	case ctaTimeout:
+		f.TimeoutSeconds = v
+		f.Fields |= ct.HasTimeout
+	case ctaMark:
+		f.Mark = v
+		f.Fields |= ct.HasMark
+	case ctaID:
+		f.ID = v
+		f.Fields |= ct.HasID
+	case ctaUse:
+		f.Use = v
+		f.Fields |= ct.HasUse
+	default:
+		return false
+	}
+	return true
+}
+
 // attr decodes one attribute at the top and reports whether it knew it.
 func (d *decoder) attr(a attr, f *ct.Flow) bool {
 	switch a.typ {
@@ -86,18 +113,6 @@ func (d *decoder) attr(a attr, f *ct.Flow) bool {
 		return d.tuple(a, f, &f.Orig, &f.ZoneOrig)
 	case ctaTupleReply:
 		return d.tuple(a, f, &f.Reply, &f.ZoneReply)
-	case ctaStatus:
-		v, ok := a.u32()
-		f.Status = ct.Status(v)
-		return ok
-	case ctaTimeout:
-		return set32(a, f, &f.TimeoutSeconds, ct.HasTimeout)
-	case ctaMark:
-		return set32(a, f, &f.Mark, ct.HasMark)
-	case ctaID:
-		return set32(a, f, &f.ID, ct.HasID)
-	case ctaUse:
-		return set32(a, f, &f.Use, ct.HasUse)
 	case ctaProtoInfo:
 		return d.protoInfo(a, f)
 	case ctaZone:
@@ -151,15 +166,6 @@ func (d *decoder) rareAttr(a attr, f *ct.Flow) bool {
 		return false
 	}
 	return true
-}
-
-func set32(a attr, f *ct.Flow, p *uint32, has ct.Fields) bool {
-	v, ok := a.u32()
-	if ok {
-		*p = v
-		f.Fields |= has
-	}
-	return ok
 }
 
 // nest calls known for every attribute inside a, and keeps apart those for

@@ -304,3 +304,27 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for %d entries", n, len(msgs))
 	}
 }
+
+// BenchmarkDecode decodes a block of established TCP entries, as a dump does.
+func BenchmarkDecode(b *testing.B) {
+	const n = 135 // what fits a block
+	r := rand.New(rand.NewPCG(9, 10))
+	var e encoder
+	for range n {
+		f := ct.Flow{Orig: randTuple(r, ct.TCP, true), Reply: randTuple(r, ct.TCP, true), State: ct.TCPEstablished,
+			Fields: ct.HasProtoInfo | ct.HasID | ct.HasUse | ct.HasSynProxy, ID: r.Uint32(), Use: 1, Mark: 1, TimeoutSeconds: 1}
+		start := e.begin(subsysCT, ctNew, flagMulti, 1, 2)
+		e.whole(&f)
+		e.end(start)
+	}
+	d := reading{c: new(Conn), q: new(Query), all: true, sum: new(Summary), fn: func(*ct.Flow) error { return nil }}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := walk(e.b, 1, d.message); err != nil {
+			b.Fatal(err)
+		}
+		d.recent.keys = [recentLen]uint64{}
+		d.recent.marks = [1 << recentBits]uint16{}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/entry")
+}
