@@ -70,7 +70,12 @@ func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	opt := tune.ApplyOptions{Trial: o.trial, Actor: actor(env, "apply"), Why: o.why, Baseline: baseline(ctx)}
+	return o.carryOut(ctx, env, k, p, "apply")
+}
+
+// carryOut applies a plan that was agreed to and says how it went.
+func (o *applyFlags) carryOut(ctx context.Context, env *Env, k *tune.Keeper, p *tune.Plan, command string) error {
+	opt := tune.ApplyOptions{Trial: o.trial, Actor: actor(env, command), Why: o.why, Baseline: baseline(ctx)}
 	if o.now {
 		opt.Trial = 0
 	}

@@ -14,9 +14,11 @@ import (
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 	"github.com/ctwarden/ctwarden/internal/kernel/netns"
 	"github.com/ctwarden/ctwarden/internal/kernel/nslist"
+	"github.com/ctwarden/ctwarden/internal/kernel/ownrules"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/pulse"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
@@ -50,13 +52,41 @@ func (o *keeping) keeper(env *Env) (*tune.Keeper, error) {
 	}
 	say := func(format string, args ...any) { fmt.Fprintf(env.Stderr, format+"\n", args...) }
 	return &tune.Keeper{
-		Settings: sysctl.Live{},
+		Settings: settings{},
 		Journal:  journal.New(disk.OS{}, o.stateDir, journal.Options{Now: env.Now, Warn: func(s string) { say("%s", s) }}),
 		Files:    disk.Files{FS: disk.OS{Root: o.root}},
 		Deadman:  deadman.Deadman{Dir: o.stateDir, Args: o.guardArgs},
 		Boot:     boot, Netns: inode, Boottime: deadman.Boottime, HighestCount: highestCount,
 		Say: say, NoFiles: o.noFiles(inode),
 	}, nil
+}
+
+// settings are the sysctls of this namespace and, as one more, our own table of
+// untracked flows.
+type settings struct {
+	sysctl.Live
+	rules ownrules.Table
+}
+
+func (s settings) Read(key string) (string, error) {
+	if key == notrack.Key {
+		return s.rules.Read()
+	}
+	return s.Live.Read(key)
+}
+
+func (s settings) Write(key, value string) (string, error) {
+	if key == notrack.Key {
+		return s.rules.Write(value)
+	}
+	return s.Live.Write(key, value)
+}
+
+func (s settings) Writable(key string) (bool, error) {
+	if key == notrack.Key {
+		return true, nil
+	}
+	return s.Live.Writable(key)
 }
 
 // noFiles says why no file can bring settings back: what boots the system

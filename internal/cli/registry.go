@@ -16,6 +16,7 @@ func registry() []func(*Env) *cobra.Command {
 		newStatus,
 		newVerify,
 		newLint,
+		newNotrack,
 		newTrialGuard,
 		newEvict,
 		newSimulate,

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
 // Paths of our own permanent files. No other file is ever written.
@@ -136,6 +137,10 @@ func (k *Keeper) keepFiles(set, drop map[string]string) error {
 		}
 	}
 	for key, v := range set {
+		if key == notrack.Key {
+			k.say("the rules stay until the next boot; to have them after it, put them where this machine loads its firewall from")
+			continue
+		}
 		kept[key] = v
 	}
 	items := ordered(kept)

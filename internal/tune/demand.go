@@ -21,6 +21,9 @@ type Demand struct {
 	// of now and of the plan, expired ones that nothing has reaped included.
 	PeakBefore float64 `json:"peak_entries_before"`
 	PeakAfter  float64 `json:"peak_entries_after"`
+	// BurstAfter are the entries when that peak comes all at once: the garbage
+	// collector is then still at the slow pace of calm.
+	BurstAfter float64 `json:"burst_entries_after"`
 	// LagSeconds is how long an expired entry goes on counting at most.
 	LagBeforeSeconds float64 `json:"expiry_lag_before_seconds"`
 	LagAfterSeconds  float64 `json:"expiry_lag_after_seconds"`
@@ -64,11 +67,12 @@ func (b *builder) demand() {
 	d.LagAfterSeconds = b.lag(&b.planned)
 	if d.NewPerSecond <= 0 || s.Census == nil || s.Census.Entries == 0 {
 		b.blindDemand()
-		return
+	} else {
+		b.classDemand(d.PeakNewPerSecond / d.NewPerSecond)
+		d.PeakBefore += d.PeakNewPerSecond * d.LagBeforeSeconds
+		d.PeakAfter += d.PeakNewPerSecond * d.LagAfterSeconds
 	}
-	b.classDemand(d.PeakNewPerSecond / d.NewPerSecond)
-	d.PeakBefore += d.PeakNewPerSecond * d.LagBeforeSeconds
-	d.PeakAfter += d.PeakNewPerSecond * d.LagAfterSeconds
+	d.BurstAfter = d.PeakAfter + d.PeakNewPerSecond*(b.met(b.slowestPass())-d.LagAfterSeconds)
 }
 
 // blindDemand knows nothing of the composition: every flow is taken for a
@@ -227,7 +231,11 @@ func className(c ct.ClassKey) string {
 // that every new flow whose hash falls into one of the two buckets where the
 // entry stands: the more flows a bucket sees, the shorter.
 func (b *builder) lag(t *ct.Timeouts) float64 {
-	pass := b.passSeconds(t)
+	return b.met(b.passSeconds(t))
+}
+
+// met is the lag where passes are so many seconds apart.
+func (b *builder) met(pass float64) float64 {
 	buckets := b.s.Limits.Buckets.Or(0)
 	if pass == 0 || buckets <= 0 {
 		return pass
@@ -237,6 +245,16 @@ func (b *builder) lag(t *ct.Timeouts) float64 {
 		return pass
 	}
 	return (1 - math.Exp(-met*pass)) / met
+}
+
+// slowestPass is the longest time between two passes, which a table at rest
+// has.
+func (b *builder) slowestPass() float64 {
+	switch v := b.s.Version; {
+	case !v.IsZero() && !v.AtLeast(5, 15), v.AtLeast(5, 15) && !v.AtLeast(5, 18):
+		return b.passSeconds(&b.planned)
+	}
+	return 60
 }
 
 // passSeconds is the time between two passes of gc_worker
@@ -270,8 +288,8 @@ func (b *builder) passSeconds(t *ct.Timeouts) float64 {
 				entries *= left / was
 				left /= 2 // spread evenly between full and none
 			}
-			sum += entries * min(max(left, 1), 300)
-			n += entries
+			sum += 2 * entries * min(max(left, 1), 300) // it stands in two buckets
+			n += 2 * entries
 		}
 	}
 	return math.Min(math.Max(sum/n, 1), 60)

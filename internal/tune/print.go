@@ -176,8 +176,8 @@ func (p *Plan) textDemand(w *bufio.Writer) {
 		fmt.Fprintf(w, ", %.0f of them refused", d.RefusedPerSecond)
 	}
 	fmt.Fprintf(w, "), planned for %.0f.\n", d.PeakNewPerSecond)
-	fmt.Fprintf(w, "Peak: %.0f entries with the timeouts of now, %.0f after; an entry takes %d bytes (%s).\n",
-		d.PeakBefore, d.PeakAfter, d.BytesPerEntry, d.BytesFrom)
+	fmt.Fprintf(w, "Peak: %.0f entries with the timeouts of now, %.0f after, %.0f if it comes all at once;\n      an entry takes %d bytes (%s).\n",
+		d.PeakBefore, d.PeakAfter, d.BurstAfter, d.BytesPerEntry, d.BytesFrom)
 }
 
 func (p *Plan) textSurvival(w *bufio.Writer) {

@@ -7,6 +7,9 @@ import (
 	"github.com/ctwarden/ctwarden/ct"
 )
 
+// burstFill is how full the table may be when the peak comes all at once.
+const burstFill = 0.95
+
 // bucketBytes is one head of the hash table (struct hlist_nulls_head).
 const bucketBytes = 8
 
@@ -46,7 +49,7 @@ func (b *builder) hostKept(want int64, why string) {
 func (b *builder) wantMax() (int64, string) {
 	d := &b.p.Demand
 	now := b.s.Limits.Max.N
-	need := roundMax(int64(d.PeakAfter / targetFill))
+	need := roundMax(int64(max(d.PeakAfter/targetFill, d.BurstAfter/burstFill)))
 	ceiling, bound := b.ceiling()
 	if now == 0 {
 		to := max(need, 65536)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
 // ValueError is a value that must not be written.
@@ -18,6 +20,12 @@ func (e *ValueError) Error() string {
 // checkValue refuses what no plan writes: a plan may come from a file, and a
 // key of its choice must not become a way to write any setting.
 func checkValue(key, value string) error {
+	if key == notrack.Key {
+		if _, err := notrack.ParseValue(value); err != nil {
+			return &ValueError{key, value, err.Error()}
+		}
+		return nil
+	}
 	name, ours := strings.CutPrefix(key, Prefix)
 	if key == KeyHashsize {
 		name, ours = "buckets", true

@@ -1,0 +1,83 @@
+package clitest
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/internal/cli"
+	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/lab"
+	"github.com/ctwarden/ctwarden/internal/notrack"
+)
+
+func TestNotrackOnTrial(t *testing.T) {
+	lab.Require(t, "nft")
+	p := lab.Server(t)
+	p.Server.ServeDNS(53)
+	b := newBench(t, p.Server)
+	target := netip.AddrPortFrom(p.Server.Addr4, 53)
+	ask := func() lab.Churned {
+		t.Helper()
+		c, err := p.Client.DNSChurn(t.Context(), target, p.Client.Sources4, lab.Load{Packets: 50, PerSecond: 200})
+		if err != nil || c.Answered < 45 {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return c
+	}
+	ask()
+	if n := p.Server.Count(); n < 45 {
+		t.Fatalf("%d entries before", n)
+	}
+	out := b.mustRun("notrack", "--proto", "udp", "--dport", "53", "--install", "--yes", "--trial", "8s")
+	if !strings.Contains(out, "proven, it can do without") || !strings.Contains(out, "50 entries exist now") {
+		t.Errorf("it said:\n%s", out)
+	}
+	p.Server.Exec("conntrack", "-F")
+	ask()
+	if n := p.Server.Count(); n > 2 {
+		t.Errorf("%d entries although untracked", n)
+	}
+	within(t, time.Minute, "the trial is over", func() bool { return b.last().State == journal.Reverted })
+	if text, err := p.Server.TryExec("nft", "list", "table", "inet", notrack.Table); err == nil {
+		t.Errorf("the table is still there:\n%s", text)
+	}
+	ask()
+	if n := p.Server.Count(); n < 45 {
+		t.Errorf("%d entries after the trial", n)
+	}
+}
+
+// TestNotrackRefuses: what is not proven is not installed.
+func TestNotrackRefuses(t *testing.T) {
+	lab.Require(t, "nft")
+	p := lab.Server(t)
+	p.Server.ServeDNS(53)
+	b := newBench(t, p.Server)
+	for _, tt := range []struct{ name, rules, want string }{
+		{"policy drop", `table inet ctwfw { chain in { type filter hook input priority 0; policy drop; ct state established accept; udp dport 53 accept; }
+}`, "missing"},
+		{"translation", `table ip ctwfw { chain p { type nat hook postrouting priority 100; oifname "eth9" masquerade; }
+}`, "translate"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := os.WriteFile(b.dir+"/rules", []byte(tt.rules), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.Server.Exec("nft", "-f", b.dir+"/rules")
+			defer p.Server.TryExec("nft", "delete", "table", strings.Fields(tt.rules)[1], "ctwfw") //nolint:errcheck // the namespace goes anyway
+			out, code := b.run("notrack", "--dport", "53", "--install", "--yes")
+			if code != cli.ExitFound || !strings.Contains(out, "not proven") || !strings.Contains(out, tt.want) {
+				t.Errorf("%d\n%s", code, out)
+			}
+			if _, err := p.Server.TryExec("nft", "list", "table", "inet", notrack.Table); err == nil {
+				t.Error("rules were installed")
+			}
+		})
+	}
+	if out, code := b.run("notrack", "--dport", "4053"); code != cli.ExitFound || !strings.Contains(out, "nothing listens") {
+		t.Errorf("%d\n%s", code, out)
+	}
+}
