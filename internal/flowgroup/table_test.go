@@ -40,8 +40,13 @@ func TestGroups(t *testing.T) {
 	flows[0].Status = ct.StatusAssured | ct.StatusSeenReply
 	flows[0].Mark, flows[1].Zone = 255, 7
 	ping := &ct.Flow{Orig: ct.Tuple{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("192.0.2.1"), Proto: ct.ICMP, ICMPType: 8}}
+	ping.Reply.Src = netip.MustParseAddr("192.0.2.9")
 	flows = append(flows, ping)
 	for by, want := range map[string]string{
+		"src,dst,reply_src": "10.0.0.1+192.0.2.1+192.0.2.1=2 10.0.0.1+192.0.2.1+192.0.2.9=1 " +
+			"10.0.0.2+192.0.2.1+192.0.2.1=1 10.0.1.1+192.0.2.1+192.0.2.1=1 " +
+			"2001:db8::1+2001:db8:ffff::1+2001:db8:ffff::1=1 2001:db8::2+2001:db8:ffff::1+2001:db8:ffff::1=1 " +
+			"2001:db8:0:1::1+2001:db8:ffff::1+2001:db8:ffff::1=1",
 		"src":         "10.0.0.1=3 10.0.0.2=1 10.0.1.1=1 2001:db8::1=1 2001:db8::2=1 2001:db8:0:1::1=1",
 		"src/24":      "10.0.0.0/24=4 2001:db8::/64=2 10.0.1.0/24=1 2001:db8:0:1::/64=1",
 		"src/16/32":   "10.0.0.0/16=5 2001:db8::/32=3",
@@ -136,14 +141,22 @@ func TestTopAgainstSorting(t *testing.T) {
 // TestBoundHolds fills a table beyond its bound: no group may claim more than
 // the truth, nor lack more than the stated error.
 func TestBoundHolds(t *testing.T) {
+	for _, fields := range []string{"src", "src,dst,reply_src,reply_dst,mark"} { // short and long keys
+		t.Run(fields, func(t *testing.T) { boundHolds(t, fields) })
+	}
+}
+
+func boundHolds(t *testing.T, fields string) {
 	r := rand.New(rand.NewPCG(3, 4))
-	by, _ := Parse("src", nil)
+	by, _ := Parse(fields, nil)
 	tab := New(by, 100)
 	truth := map[string]uint64{}
 	for range 30000 {
 		src := netip.AddrFrom4([4]byte{10, 0, byte(r.ExpFloat64() * 3), byte(r.IntN(256))}).String()
 		truth[src]++
-		tab.Add(flow(src, 80))
+		f := flow(src, 80)
+		f.OrigCounters = ct.DirCounters{Packets: 1, Bytes: 10}
+		tab.Add(f)
 		if tab.Groups() > 100 {
 			t.Fatal("bound exceeded")
 		}
@@ -155,6 +168,9 @@ func TestBoundHolds(t *testing.T) {
 	for _, g := range tab.Top(0, Orders["entries"]) {
 		if n := truth[g.Key[0]]; g.Entries > n || g.Entries+lack < n {
 			t.Errorf("%s: %d counted, %d true, error stated as %d", g.Key[0], g.Entries, n, lack)
+		}
+		if g.Packets != g.Entries || g.Bytes != 10*g.Entries {
+			t.Errorf("%s: %d packets, %d bytes in %d entries", g.Key[0], g.Packets, g.Bytes, g.Entries)
 		}
 	}
 }
