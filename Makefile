@@ -43,3 +43,7 @@ BENCH_TABLE ?= 10000,1000000,5000000
 .PHONY: bench-table
 bench-table:
 	CTWARDEN_BENCH_TABLE=$(BENCH_TABLE) $(GO) test -count 1 -timeout 60m -run '^TestTable$$' ./internal/kernel/ctnl/bench -v
+# 1 GiB of log side by side with grep and ripgrep; 10 GiB of one line.
+.PHONY: bench-log
+bench-log:
+	$(GO) test ./internal/kernel/logsrc -run '^$$' -bench 'Gigabyte|EndlessLine' -benchtime 7x -timeout 30m
