@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,7 @@ look.`
 const checkExample = `  ctwarden check
   ctwarden check --full --observe 10s
   ctwarden check --netns 4711
+  ctwarden check --netns all
   ctwarden check --log /var/log/kern.log --log-only
   journalctl -k | ctwarden check --log - --log-only
   ctwarden check --json | jq -r .verdict.text`
@@ -55,7 +57,7 @@ func newCheck(env *Env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&c.netns, "netns", "", "network namespace: a name, a process id or a path (default the own one)")
+	fs.StringVar(&c.netns, "netns", "", "network namespace: a name, a process id, a path, or all to list them (default the own one)")
 	fs.DurationVar(&c.observe, "observe", observe.DefaultObserve, "time between two readings; 0 for one reading, without rates")
 	fs.BoolVar(&c.full, "full", false, "read every entry rather than a sample")
 	fs.StringArrayVar(&c.logs, "log", nil, "read this log instead of the machine's; - is standard input (repeatable)")
@@ -76,25 +78,71 @@ func (c *checker) run(ctx context.Context) error {
 	defer p.clear()
 	logs := c.startLogs(ctx)
 	if !c.logOnly {
-		snap, err := observe.Machine(ctx, observe.Options{Netns: c.netns, Observe: c.observe, Full: c.full, Progress: p.show})
-		if err != nil {
-			return c.cannotLook(err)
+		if err := c.look(ctx, &in, p); err != nil {
+			return err
 		}
-		in.Snapshot, in.Now = snap, snap.Time
 	}
 	p.show("reading the logs", -1)
 	l := <-logs
 	if l.err != nil {
 		return l.err
 	}
-	in.Log, in.Blind = l.report, l.blind
-	c.findNamespaces(ctx, &in)
+	in.Log, in.Blind = l.report, append(in.Blind, l.blind...)
 	p.clear()
 	r := diagnose.Run(in)
 	if err := c.print(r); err != nil {
 		return err
 	}
 	return c.exit(r)
+}
+
+// look reads the machine, and its namespaces while it is watched.
+func (c *checker) look(ctx context.Context, in *diagnose.Input, p *progress) error {
+	type listed struct {
+		nslist.Result
+		err error
+	}
+	others := make(chan listed, 1)
+	go func() {
+		r, err := nslist.List(ctx, nslist.Options{})
+		others <- listed{r, err}
+	}()
+	ref := c.netns
+	if ref == allNamespaces {
+		ref = ""
+	}
+	snap, err := observe.Machine(ctx, observe.Options{Netns: ref, Observe: c.observe, Full: c.full, Progress: p.show})
+	if err != nil {
+		return c.cannotLook(err)
+	}
+	in.Snapshot, in.Now = snap, snap.Time
+	in.Owners = observe.Owners(ctx, "", snap)
+	o := <-others
+	snap.Namespaces = o.Namespaces
+	in.Blind = append(in.Blind, c.unlisted(o.Result, o.err)...)
+	return nil
+}
+
+// allNamespaces is the value of --netns that lists every namespace.
+const allNamespaces = "all"
+
+// unlisted says what of the other namespaces was not seen, if they were asked
+// for.
+func (c *checker) unlisted(r nslist.Result, err error) []ct.Blind {
+	b := ct.Blind{What: "other network namespaces", How: "run it as root"}
+	switch {
+	case c.netns != allNamespaces:
+		return nil
+	case err != nil:
+		b.Why = err.Error()
+	case r.Cut:
+		b.Why, b.How = "there are too many to look at in two seconds", "name one with --netns"
+	case r.Hidden > 0 && os.Geteuid() != 0:
+		b.Why = fmt.Sprintf("those of %d processes are hidden from this user", r.Hidden)
+	default:
+		return nil
+	}
+	return []ct.Blind{b}
 }
 
 func (c *checker) validate() error {
@@ -125,26 +173,6 @@ func (c *checker) cannotLook(err error) error {
 	return err
 }
 
-// findNamespaces looks for the host's namespaces if a log line names one that
-// was not read.
-func (c *checker) findNamespaces(ctx context.Context, in *diagnose.Input) {
-	if c.logOnly || in.Log == nil {
-		return
-	}
-	for i := range in.Log.Episodes {
-		if n := in.Log.Episodes[i].NetnsInode; n == 0 || n == in.Snapshot.Netns.Inode {
-			continue
-		}
-		list, err := nslist.List(ctx, nslist.Options{})
-		if err != nil {
-			in.Blind = append(in.Blind, ct.Blind{What: "the namespaces of this host", Why: err.Error(), How: "run it as root"})
-			return
-		}
-		in.Namespaces = list.Namespaces
-		return
-	}
-}
-
 func (c *checker) print(r *report.Report) error {
 	if c.output == "json" {
 		return r.WriteJSON(c.env.Stdout)
@@ -152,7 +180,7 @@ func (c *checker) print(r *report.Report) error {
 	return r.WriteText(c.env.Stdout, report.Style{
 		Width:   c.env.Width,
 		Colour:  c.env.StdoutTTY && !c.noColor && c.env.Getenv("NO_COLOR") == "" && c.env.Getenv("TERM") != "dumb",
-		Verbose: c.verbose,
+		Verbose: c.verbose, Namespaces: c.netns == allNamespaces,
 	})
 }
 

@@ -28,9 +28,6 @@ type Input struct {
 	Log *klog.Report
 	// Blind is what could not be read besides Snapshot.Blind.
 	Blind []ct.Blind
-	// Namespaces are those of the host, so that one that a log line names can
-	// be tied to its owner. Nil if they were not looked for.
-	Namespaces []ct.Namespace
 	// Owners says who sets each value; nil if it was not looked at.
 	Owners *owners.Report
 }

@@ -91,18 +91,7 @@ func (f *facts) hostName(h holder) string {
 func (f *facts) assuredRemedies(src holder, named bool) []report.Remedy {
 	out := f.room()
 	if named && !f.isSelf(src.addr()) {
-		a := src.addr().String()
-		out = append(out, report.Remedy{When: report.Now,
-			What: fmt.Sprintf("If %s is no proxy, load balancer or NAT of yours: refuse it new connections, then remove its entries.", a),
-			Commands: []string{
-				"nft add table inet cutoff",
-				"nft add chain inet cutoff pre '{ type filter hook prerouting priority -310; policy accept; }'",
-				fmt.Sprintf("nft add rule inet cutoff pre %s saddr %s tcp flags '& (fin|syn|rst|ack) == syn' counter drop", nftFamily(src), a),
-				"conntrack -D -p tcp --state ESTABLISHED -s " + a,
-			},
-			Cost: "the removal takes about 10 s for a million entries",
-			Risk: "every connection of that address ends, also what is genuine; others are not touched",
-			Undo: []string{"nft delete table inet cutoff"}})
+		out = append(out, f.cutOff(src))
 	}
 	const risk = "connections that stay silent longer than this lose their entry: databases, SSH and MQTT without keepalives; behind NAT for good. Never below 7,440 s"
 	out = append(out, f.setTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)
@@ -110,6 +99,22 @@ func (f *facts) assuredRemedies(src holder, named bool) []report.Remedy {
 	return append(out, report.Remedy{When: report.ForGood,
 		What: "Let the server close silent connections (its own idle or header timeout): a closed connection leaves the table within two minutes.",
 		Risk: "clients that wait longer must reconnect"})
+}
+
+// cutOff refuses one address new connections and lets its silent ones go.
+func (f *facts) cutOff(src holder) report.Remedy {
+	a := src.addr().String()
+	return report.Remedy{When: report.Now,
+		What: fmt.Sprintf("If %s is no proxy, load balancer or NAT of yours: refuse it new connections, and give those it has a minute to show that they are used. evict shows what would be lost and asks first.", a),
+		Commands: []string{
+			"nft add table inet cutoff",
+			"nft add chain inet cutoff pre '{ type filter hook prerouting priority -310; policy accept; }'",
+			fmt.Sprintf("nft add rule inet cutoff pre %s saddr %s tcp flags '& (fin|syn|rst|ack) == syn' counter drop", nftFamily(src), a),
+			f.ctwarden("evict -p tcp --state ESTABLISHED -s " + a + " --soft 60s"),
+		},
+		Cost: "a minute, then the entries that nobody used are gone",
+		Risk: "what is genuine among them and silent for a minute ends, behind translation for good; others are not touched",
+		Undo: []string{"nft delete table inet cutoff", f.ctwarden("evict --undo ID")}}
 }
 
 func nftFamily(h holder) string {

@@ -65,7 +65,12 @@ func (f *facts) kept() string {
 }
 
 func (f *facts) idleRemedies() []report.Remedy {
-	out := f.room()
+	out := append(f.room(), report.Remedy{When: report.Now,
+		What:     "Let those go that have been silent for more than two hours: evict shows how many they are, whose, and what losing them would break, and asks first.",
+		Commands: []string{f.ctwarden("evict -p tcp --where 'idle_min > 2h' --soft 60s")},
+		Cost:     "a minute, then the entries that nobody used are gone",
+		Risk:     "an idle session that wakes later finds its entry gone: behind translation, or where rules drop what they do not know, it must reconnect",
+		Undo:     []string{f.ctwarden("evict --undo ID")}})
 	const risk = "connections that stay silent longer than this lose their entry: databases, SSH and MQTT without keepalives; behind NAT for good. Never below 7,440 s, the first keepalive at 7,200 s and some"
 	out = append(out, f.setTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)
 	out = append(out, f.keepTimeout(ct.TimeoutTCPEstablished, 86400, risk)...)

@@ -204,9 +204,33 @@ func (f *facts) room() []report.Remedy {
 		out = append(out, admin())
 	}
 	if f.bucketsDefeat() {
-		return append(out, f.fewerEmptyBuckets()...)
+		out = append(out, f.fewerEmptyBuckets()...)
+	} else {
+		out = append(out, f.raiseMax()...)
 	}
-	return append(out, f.raiseMax()...)
+	if f.s.Netns.Initial != ct.No {
+		out = append(out, planned())
+	}
+	return out
+}
+
+// planned hands the sizes and timeouts over to the commands that compute and
+// try them.
+func planned() report.Remedy {
+	return report.Remedy{
+		When:     report.ForGood,
+		What:     "Or leave the settings to ctwarden: plan computes limit, buckets and timeouts from the load seen here, and apply tries them and takes them back by itself unless you confirm.",
+		Commands: []string{"ctwarden plan", "ctwarden apply", "ctwarden confirm"},
+		Risk:     "plan states that of each step",
+	}
+}
+
+// ctwarden is a command of this program for the namespace that was read.
+func (f *facts) ctwarden(command string) string {
+	if n := f.s.Netns; n.Name != "" && n.Initial != ct.Yes {
+		command += " --netns " + shellQuote(n.Name)
+	}
+	return "ctwarden " + command
 }
 
 // admin says how not to be locked out, for a table that refuses newcomers.

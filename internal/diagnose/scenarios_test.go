@@ -108,7 +108,7 @@ var scenarios = []scenario{
 	{"container-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
 		func(in *Input) {
-			in.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
+			in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
 		},
 	), report.CauseUnknown, codeTableWasFull, []string{"another network namespace", "docker container web"}},
 
@@ -117,13 +117,13 @@ var scenarios = []scenario{
 		logged(30*time.Minute, 0, 4026532246, 10, 40000),
 		logged(20*time.Minute, 0, 4026532247, 10, 40000),
 		func(in *Input) {
-			in.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
+			in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
 		},
 	), report.CauseUnknown, codeTableWasFull, []string{"3 other tables were full"}},
 
 	{"gone-namespace-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
-		func(in *Input) { in.Namespaces = []ct.Namespace{{Inode: 4026531840, Pid: 1, Comm: "systemd"}} },
+		func(in *Input) { in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026531840, Pid: 1, Comm: "systemd"}} },
 	), report.CauseNone, codeTableWasFull, []string{"Nothing is wrong"}},
 
 	{"another-host-full", fixture(

@@ -89,7 +89,7 @@ func init() {
 			classes(cl)(in)
 		}, destinations(heavy("203.0.113.9", 63000, to(ct.TCP, 443, 1))), counter("found", 90000, 40000)), report.CauseLookAlike, codePortExhaustion, []string{"203.0.113.9 port 443"}},
 		scenario{"expectations", fixture(knob(func(s *ct.Snapshot) { s.Limits.ExpectCount, s.Limits.ExpectMax = ct.Known(4096), ct.Known(4096) })), report.CauseLookAlike, codeExpectationFull, []string{"expectations"}},
-		scenario{"other-table-full", fixture(namespace("docker 3f2a9c01beef", 4711, 262144, 9000)), report.CauseMisconfig, codeOtherNamespaceFull, []string{"docker 3f2a9c01beef"}},
+		scenario{"other-table-full", fixture(namespace("docker 3f2a9c01beef", 4711, 262144, 9000)), report.CauseUnknown, codeOtherNamespaceFull, []string{"docker 3f2a9c01beef"}},
 		scenario{"races", fixture(counter("insert_failed", 900, 40)), report.CauseNone, codeInsertRace, nil},
 		scenario{"short-established", fixture(nat, knob(func(s *ct.Snapshot) { s.Timeouts.Set(ct.TimeoutTCPEstablished, 600) })), report.CauseMisconfig, codeEstablishedBelowKeepalive, []string{"600 s"}},
 		scenario{"lost-at-boot", fixture(setting(maxName, "262144", "", -1, assign("/etc/sysctl.d/90-x.conf", 2, maxName, "524288", owners.Lost))), report.CauseMisconfig, codeSettingLostAtBoot, []string{"lost at every boot"}},

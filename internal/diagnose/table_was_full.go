@@ -142,7 +142,7 @@ func (f *facts) elsewhereSeverity(p *past) report.Severity {
 // gone reports whether the namespace exists no more: nothing can be full in it
 // again.
 func (f *facts) gone(p *past) bool {
-	if p.netns == 0 || f.in.Namespaces == nil || f.foreign(p.last()) {
+	if p.netns == 0 || f.s.Namespaces == nil || f.foreign(p.last()) {
 		return false
 	}
 	_, ok := f.find(p.netns)
@@ -292,7 +292,7 @@ func (f *facts) namespace(inode uint64) string {
 	s := fmt.Sprintf("net:[%d]", inode)
 	n, ok := f.find(inode)
 	switch {
-	case !ok && f.in.Namespaces != nil && f.looked:
+	case !ok && f.s.Namespaces != nil && f.looked:
 		return s + ", which is gone"
 	case !ok:
 		return s
@@ -302,7 +302,7 @@ func (f *facts) namespace(inode uint64) string {
 
 // find returns the namespace with an inode.
 func (f *facts) find(inode uint64) (ct.Namespace, bool) {
-	for _, n := range f.in.Namespaces {
+	for _, n := range f.s.Namespaces {
 		if n.Inode == inode {
 			return n, true
 		}

@@ -126,7 +126,7 @@ func (f *facts) calm(v *report.Verdict, all []finding) {
 	for i := range all {
 		if fd := &all[i]; fd.Severity >= report.Warning {
 			v.Text, v.Cause = fd.Title+".", report.CauseMisconfig
-			if fd.Code == codeTableWasFull {
+			if fd.Code == codeTableWasFull || fd.Code == codeOtherNamespaceFull {
 				v.Cause, v.Confidence = report.CauseUnknown, report.Low
 				v.Doubts = []string{"that table was not read"}
 			}

@@ -9,6 +9,8 @@ import (
 type Style struct {
 	Width  int // columns; 0 is 80
 	Colour bool
+	// Namespaces lists the network namespaces of the host.
+	Namespaces bool
 	// Verbose prints the evidence of findings that follow from others too.
 	Verbose bool
 }

@@ -20,6 +20,7 @@ func (r *Report) WriteText(w io.Writer, st Style) error {
 	t.verdict()
 	t.where()
 	t.findings()
+	t.namespaces()
 	t.remedies(Now, "What to do now")
 	t.remedies(ForGood, "What to do for good")
 	t.blind()
@@ -212,4 +213,38 @@ func (t *textFace) blind() {
 		}
 		t.para(line, "  - ", "    ")
 	}
+}
+
+// shownNamespaces is how many namespaces are listed, the fullest first.
+const shownNamespaces = 20
+
+// namespaces lists the network namespaces with the entries in each.
+func (t *textFace) namespaces() {
+	s := t.r.Snapshot
+	if !t.st.Namespaces || s == nil || len(s.Namespaces) == 0 {
+		return
+	}
+	t.heading("Network namespaces")
+	fmt.Fprintf(&t.b, "  %9s %9s %10s %10s  %s\n", "entries", "of max", "refused", "evicted", "whose")
+	for i := range s.Namespaces {
+		n := &s.Namespaces[i]
+		if i == shownNamespaces {
+			fmt.Fprintf(&t.b, "  and %d more\n", len(s.Namespaces)-i)
+			break
+		}
+		label := n.Label()
+		if n.Inode == s.Netns.Inode {
+			label += ", the one looked at"
+		}
+		if !n.Count.Known {
+			fmt.Fprintf(&t.b, "  %9s %9s %10s %10s  %s\n", "?", "?", "?", "?", clean(label+": "+n.Problem))
+			continue
+		}
+		share := "-"
+		if m := s.Limits.Max.Or(0); m > 0 {
+			share = fmt.Sprintf("%.1f %%", 100*float64(n.Count.N)/float64(m))
+		}
+		fmt.Fprintf(&t.b, "  %9d %9s %10d %10d  %s\n", n.Count.N, share, n.Counters.Drop, n.Counters.EarlyDrop, clean(label))
+	}
+	t.para("Refused and evicted count from the beginning of each namespace.", "  ", "  ")
 }
