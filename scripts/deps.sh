@@ -4,16 +4,19 @@
 # tests that need it skip then.
 set -euo pipefail
 
-# command → package
-needed="ip:iproute2 nft:nftables conntrack:conntrack nginx:nginx wrk:wrk
-tc:iproute2 iptables:iptables ipset:ipset qemu-system-x86_64:qemu-system-x86
-modprobe:kmod"
+# command, or file, → package
+needed="
+ip:iproute2 ss:iproute2 tc:iproute2 nft:nftables conntrack:conntrack ipset:ipset
+iptables-legacy:iptables ping:iputils-ping nginx:nginx wrk:wrk modprobe:kmod
+journalctl:systemd dmesg:util-linux unshare:util-linux setpriv:util-linux
+sshd:openssh-server ssh-keygen:openssh-client qemu-system-x86_64:qemu-system-x86
+/usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
 
 PATH="$PATH:/usr/sbin:/sbin"
 packages=()
 for pair in $needed; do
-	command=${pair%%:*} package=${pair#*:}
-	command -v "$command" >/dev/null || packages+=("$package")
+	what=${pair%%:*} package=${pair#*:}
+	[ "${what#/}" != "$what" ] && [ -e "$what" ] || command -v "$what" >/dev/null || packages+=("$package")
 done
 [ ${#packages[@]} -gt 0 ] || exit 0
 read -ra packages <<<"$(printf '%s\n' "${packages[@]}" | sort -u | tr '\n' ' ')"

@@ -127,3 +127,17 @@ func TestLimitsAreNotTakenTwice(t *testing.T) {
 		t.Error("TestAB is no part of TestA")
 	}
 }
+
+// Whoever gets the lock next must not find the entries of the one before.
+func TestHostsGoBeforeTheLock(t *testing.T) {
+	Require(t)
+	t.Run("hold", func(t *testing.T) {
+		path := NewHost(t, "late").Path()
+		t.Cleanup(func() { // after the lock's own, before the host's
+			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s is still there when the lock is free: %v", path, err)
+			}
+		})
+		SharedLimits(t)
+	})
+}

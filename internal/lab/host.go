@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -46,6 +48,23 @@ type Host struct {
 
 var hostSerial atomic.Uint64
 
+// hosts are those that this process has made, by test.
+var hosts = struct {
+	mu sync.Mutex
+	of map[testing.TB][]*Host
+}{of: make(map[testing.TB][]*Host)}
+
+// removeHostsOf removes the hosts of a test before its end does.
+func removeHostsOf(t testing.TB) {
+	hosts.mu.Lock()
+	made := hosts.of[t]
+	delete(hosts.of, t)
+	hosts.mu.Unlock()
+	for _, h := range made {
+		h.remove()
+	}
+}
+
 // NewHost makes an empty namespace with its loopback up. The topologies call
 // it; a test needs it only for a namespace without neighbours.
 func NewHost(t testing.TB, role string) *Host {
@@ -56,6 +75,9 @@ func NewHost(t testing.TB, role string) *Host {
 	if err := run("", "ip", "netns", "add", name); err != nil {
 		t.Fatalf("lab: make a namespace: %v", err)
 	}
+	hosts.mu.Lock()
+	hosts.of[t] = append(hosts.of[t], h)
+	hosts.mu.Unlock()
 	t.Cleanup(h.remove)
 	h.IP("link set lo up")
 	// IPv4 settings of a new namespace are those of the initial one.
@@ -70,6 +92,12 @@ func NewHost(t testing.TB, role string) *Host {
 func (h *Host) Path() string { return filepath.Join(netnsDir, h.Name) }
 
 func (h *Host) remove() {
+	hosts.mu.Lock()
+	hosts.of[h.t] = slices.DeleteFunc(hosts.of[h.t], func(x *Host) bool { return x == h })
+	if len(hosts.of[h.t]) == 0 {
+		delete(hosts.of, h.t)
+	}
+	hosts.mu.Unlock()
 	if err := removeNamespace(h.Name); err != nil {
 		h.t.Errorf("lab: %v", err)
 	}

@@ -125,7 +125,7 @@ func (l *Limits) set(path string, n int) error {
 		l.changed = true
 	}
 	if path == maxPath {
-		if err := roomBelow(n); err != nil {
+		if err := awaitRoomBelow(n); err != nil {
 			return err
 		}
 	}
@@ -209,6 +209,7 @@ func lock(t testing.TB, mode int) {
 		t.Fatalf("lab: %v", err)
 	}
 	t.Cleanup(func() {
+		removeHostsOf(t) // whose entries the next holder's limits might not fit
 		release()
 		held.Delete(t.Name())
 	})
@@ -326,6 +327,16 @@ func readJournal() (*journal, error) {
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
+}
+
+// awaitRoomBelow waits a while for others to remove namespaces too full for a
+// max of n.
+func awaitRoomBelow(n int) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		if err := roomBelow(n); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // roomBelow fails if a namespace of the laboratory, or the initial one, holds
