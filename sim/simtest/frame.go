@@ -172,18 +172,17 @@ func appendSCTP(b []byte, p *sim.Packet) []byte {
 	return b
 }
 
+// appendDCCP appends a header with long sequence numbers and, for all types
+// alike, an acknowledgement and a word for service or reset code.
 func appendDCCP(b []byte, p *sim.Packet) []byte {
 	b = appendPorts(b, &p.Tuple)
-	words := byte(6)
-	if p.DCCP.Type == 0 {
-		words = 5
-	}
-	b = append(b, words, 0, 0, 0, p.DCCP.Type<<1|1, 0)
+	b = append(b, 7, 0, 0, 0, p.DCCP.Type<<1|1, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(p.DCCP.Seq>>32))
 	b = binary.BigEndian.AppendUint32(b, uint32(p.DCCP.Seq))
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(p.DCCP.Ack>>32))
-	return binary.BigEndian.AppendUint32(b, uint32(p.DCCP.Ack))
+	b = binary.BigEndian.AppendUint32(b, uint32(p.DCCP.Ack))
+	return append(b, 0, 0, 0, 0)
 }
 
 // checksum fills in the transport checksum, wrongly where that is the defect.

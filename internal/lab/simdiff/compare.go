@@ -1,6 +1,8 @@
 package simdiff
 
 import (
+	"fmt"
+
 	"github.com/ctwarden/ctwarden/sim/simtest"
 )
 
@@ -15,6 +17,21 @@ type Report struct {
 	Retimed int
 	// Differences are what remains, each shrunk.
 	Differences []Shrunk
+}
+
+// Add adds another report.
+func (r *Report) Add(o *Report) {
+	r.Sequences += o.Sequences
+	r.Packets += o.Packets
+	r.Crossed += o.Crossed
+	r.Retimed += o.Retimed
+	r.Differences = append(r.Differences, o.Differences...)
+}
+
+// String prints the numbers.
+func (r *Report) String() string {
+	return fmt.Sprintf("%d sequences, %d packets, %d outlived a timeout, %d retimed, %d differ",
+		r.Sequences, r.Packets, r.Crossed, r.Retimed, len(r.Differences))
 }
 
 // Shrunk is a difference and the least sequence that shows it.
@@ -32,7 +49,11 @@ func (r *Rig) Compare(b *Batch, limit int) Report {
 	for _, s := range b.Sequences {
 		rep.Packets += len(s.Steps)
 	}
-	diffs := r.Run(b)
+	first := r.execute(b, nil)
+	diffs := first.diffs
+	for _, crossed := range first.crossed {
+		rep.Crossed += b2i(crossed)
+	}
 	suspects := make([]*simtest.Sequence, 0, len(diffs))
 	for i := range diffs {
 		suspects = append(suspects, b.Sequences[diffs[i].Sequence])

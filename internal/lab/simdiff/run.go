@@ -114,7 +114,9 @@ type run struct {
 	model  []Outcome
 	failed []bool
 	diffs  []Difference
-	lost   bool // a packet that the model lets pass did not arrive
+	// crossed marks the sequences of which an entry ran out between two steps.
+	crossed []bool
+	lost    bool // a packet that the model lets pass did not arrive
 	// each, if set, is called with both outcomes of every step that a sequence
 	// has, whether they agree or not.
 	each func(seq, step int, kernel, model *Outcome)
@@ -152,7 +154,7 @@ func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)
 	}
 	n := len(b.Sequences)
 	x := &run{Rig: r, batch: b, table: table, each: each, kernel: make([]Outcome, n),
-		model: make([]Outcome, n), failed: make([]bool, n)}
+		model: make([]Outcome, n), failed: make([]bool, n), crossed: make([]bool, n)}
 	for step := 0; x.step(step); step++ {
 	}
 	if len(x.diffs) == 0 && !x.lost {
@@ -198,6 +200,9 @@ func (x *run) step(step int) bool {
 		return false
 	}
 	time.Sleep(pause)
+	if pause > 0 {
+		x.markCrossed()
+	}
 	for i := range x.kernel {
 		x.kernel[i].Flows, x.model[i].Flows = x.kernel[i].Flows[:0], x.model[i].Flows[:0]
 	}
@@ -220,6 +225,16 @@ func (x *run) step(step int) bool {
 		}
 	}
 	return true
+}
+
+// markCrossed notes which sequences have an entry that ran out during a pause.
+func (x *run) markCrossed() {
+	x.table.Advance(x.now())
+	for _, f := range x.table.All() {
+		if i, ok := sequenceOf(&f.Orig); ok && f.TimeoutSeconds == 0 && i >= 0 && i < len(x.crossed) {
+			x.crossed[i] = true
+		}
+	}
 }
 
 // chunk sends one packet of each of some sequences and waits for them behind
