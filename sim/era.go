@@ -109,6 +109,7 @@ type rules struct {
 	sctp             sctpKind
 	sctpRepeatedInit bool // 6.18.44, measured: an INIT with the known tag is no new beginning
 	dccp             bool // up to 6.14
+	udplite          bool // up to 6.19; generic in 7.3
 	icmp6Reroute     bool // 5.13: ICMPv6 redirects relate to the inner flow
 	chainCounter     bool // 5.15: chaintoolong
 	clashCounter     bool // 5.10: clash_resolve
@@ -124,6 +125,7 @@ func buildEras() []Era {
 		gc:              gcSlices,
 		reopenIsInvalid: true,
 		dccp:            true,
+		udplite:         true,
 		tcp:             &tcpNext,
 	}
 	var list []Era
@@ -169,7 +171,9 @@ func buildEras() []Era {
 	r.sctpRepeatedInit = true
 	r.logNetns = true
 	add("6.18", ct.KernelVersion{Major: 6, Minor: 18, Patch: 44}, true)
-	add("latest", ct.KernelVersion{Major: 6, Minor: 18, Patch: 44}, true)
+
+	r.udplite = false
+	add("latest", ct.KernelVersion{Major: 7}, true)
 	return list
 }
 
@@ -178,6 +182,19 @@ func Eras() []Era { return append([]Era(nil), eras...) }
 
 // Latest returns the newest era.
 func Latest() Era { return eras[len(eras)-1] }
+
+// tracks reports whether the era has a tracker of its own for a protocol.
+func (r *rules) tracks(p ct.Proto) bool {
+	switch p {
+	case ct.DCCP:
+		return r.dccp
+	case ct.UDPLite:
+		return r.udplite
+	case ct.TCP, ct.UDP, ct.ICMP, ct.ICMPv6, ct.SCTP, ct.GRE:
+		return true
+	}
+	return false
+}
 
 // EraByName finds an era by its name.
 func EraByName(name string) (Era, error) {
@@ -193,7 +210,7 @@ func EraByName(name string) (Era, error) {
 // kernels before all of them.
 func EraFor(v ct.KernelVersion) Era {
 	best := eras[0]
-	for _, e := range eras[:len(eras)-1] {
+	for _, e := range eras {
 		if v.AtLeast(e.From.Major, e.From.Minor) {
 			best = e
 		}

@@ -68,17 +68,15 @@ func (t *Table) pack(k *key, tu *ct.Tuple, zone uint16) {
 	k.src, k.dst = packAddr(tu.Src), packAddr(tu.Dst)
 	k.meta = meta(tu.Proto, !tu.Src.Is4(), zone)
 	switch tu.Proto {
-	case ct.TCP, ct.UDP, ct.SCTP, ct.UDPLite, ct.GRE:
+	case ct.TCP, ct.UDP, ct.SCTP, ct.GRE:
 		k.ports = uint32(tu.SrcPort)<<16 | uint32(tu.DstPort)
 	case ct.ICMP, ct.ICMPv6:
 		k.ports = uint32(tu.ICMPID)<<16 | uint32(tu.ICMPType)<<8 | uint32(tu.ICMPCode)
-	case ct.DCCP:
-		k.ports = 0
-		if t.rules.dccp {
-			k.ports = uint32(tu.SrcPort)<<16 | uint32(tu.DstPort)
-		}
 	default:
 		k.ports = 0
+		if t.rules.tracks(tu.Proto) {
+			k.ports = uint32(tu.SrcPort)<<16 | uint32(tu.DstPort)
+		}
 	}
 }
 

@@ -141,7 +141,9 @@ func (t *Table) handle(e *entry, dir int, p *Packet) outcome {
 	case ct.ICMP, ct.ICMPv6:
 		return t.icmpPacket(e)
 	case ct.UDPLite:
-		return t.udplitePacket(e, p)
+		if t.rules.udplite {
+			return t.udplitePacket(e, p)
+		}
 	case ct.SCTP:
 		return t.sctpPacket(e, dir, p)
 	case ct.GRE:
@@ -259,17 +261,10 @@ func (t *Table) same(l int32, k *key) bool {
 
 // allowsClash reports whether the protocol's packets survive a lost race.
 func (t *Table) allowsClash(p ct.Proto) bool {
-	switch p {
-	case ct.UDP, ct.UDPLite:
-		return true
-	case ct.TCP, ct.SCTP, ct.ICMP, ct.ICMPv6:
-		return false
-	case ct.DCCP:
-		if t.rules.dccp {
-			return false
-		}
+	if !t.rules.tracks(p) || p == ct.GRE {
+		return t.rules.clashGREGeneric
 	}
-	return t.rules.clashGREGeneric
+	return p == ct.UDP || p == ct.UDPLite
 }
 
 // resolveClash deals with a packet whose entry was made by another packet

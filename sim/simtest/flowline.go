@@ -2,10 +2,12 @@ package simtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/sim"
 )
 
 // FlowLine prints an entry for scenario files: protocol, state, seconds left,
@@ -54,4 +56,37 @@ func SplitTimeout(line string) (seconds int, rest string) {
 		return -1, line
 	}
 	return n, fields[0] + " " + fields[1] + " " + fields[3]
+}
+
+// Agree reports whether two outcomes in lines agree, timeouts within a second.
+func Agree(a, b []string) bool {
+	return slices.EqualFunc(a, b, func(x, y string) bool {
+		xt, xs := SplitTimeout(x)
+		yt, ys := SplitTimeout(y)
+		return xs == ys && xt <= yt+1 && yt <= xt+1
+	})
+}
+
+// VerdictLine prints a packet's fate for scenario files. Refused and lost
+// packets are both "dropped": from outside they look alike.
+func VerdictLine(r sim.Result) string {
+	switch {
+	case r.Verdict == sim.Refused || r.Verdict == sim.Lost:
+		return "dropped"
+	case r.Verdict != sim.Accepted:
+		return r.Verdict.String()
+	case r.Reply:
+		return r.Info.String() + " reply"
+	}
+	return r.Info.String() + " original"
+}
+
+// Lines prints an outcome as scenario files do.
+func Lines(r sim.Result, flows []ct.Flow) []string {
+	lines := []string{VerdictLine(r)}
+	for i := range flows {
+		lines = append(lines, FlowLine(&flows[i]))
+	}
+	slices.Sort(lines[1:])
+	return lines
 }

@@ -3,6 +3,7 @@ package simtest
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -13,29 +14,35 @@ import (
 	"github.com/ctwarden/ctwarden/sim"
 )
 
-// Scenario is a sequence in a file, with the settings it runs under and the
-// expected outcome behind each step. Lines that begin with # are comments. The
-// settings come first:
+// Scenario is a file of cases: conversations between two hosts each, and the
+// expected outcome of every step. Lines that begin with # are comments. The
+// settings come first and hold for all cases:
 //
 //	ipv6
 //	nat
 //	timeout tcp_timeout_close=2 udp_timeout=3
 //	knob loose=0 liberal=1 max_retrans=2 checksum=0 ignore_invalid_rst=1
 //
-// A step is "> PACKET" from the client or "< PACKET" from the server, or
-// "wait 2.5s"; what is expected follows, indented by a tab: the verdict, then a
-// line for each entry.
+// A case begins with "== NAME". A step is "> PACKET" from the client or
+// "< PACKET" from the server, or "wait 2.5s"; what is expected follows, indented
+// by a tab: the verdict, then a line for each entry.
+//
+// The cases run side by side, step by step, so all wait where one does.
 type Scenario struct {
-	Sequence Sequence
-	NAT      bool
+	V6, NAT  bool
 	Timeouts map[ct.TimeoutKey]int32
 	Knobs    sim.Knobs
+	Cases    []Case
 
-	// Want holds the expected lines of each step.
-	Want [][]string
+	lines []string // the file without what is expected
+}
 
-	lines  []string // the file without what is expected
-	stepAt []int    // the line of each step
+// Case is one conversation of a scenario.
+type Case struct {
+	Name     string
+	Sequence Sequence
+	Want     [][]string // the expected lines of each step
+	stepAt   []int      // the line of each step
 }
 
 // ParseScenario reads a scenario. Errors name the line.
@@ -45,20 +52,37 @@ func ParseScenario(r io.Reader) (*Scenario, error) {
 	wait := time.Duration(0)
 	for n := 1; sc.Scan(); n++ {
 		line := sc.Text()
-		if strings.HasPrefix(line, "\t") {
-			if len(s.Want) == 0 {
-				return nil, fmt.Errorf("line %d: an outcome before the first step", n)
-			}
-			last := len(s.Want) - 1
-			s.Want[last] = append(s.Want[last], strings.TrimPrefix(line, "\t"))
-			continue
+		var err error
+		if outcome, ok := strings.CutPrefix(line, "\t"); ok {
+			err = s.outcome(outcome)
+		} else {
+			s.lines = append(s.lines, line)
+			err = s.line(strings.TrimSpace(line), &wait)
 		}
-		s.lines = append(s.lines, line)
-		if err := s.line(strings.TrimSpace(line), &wait); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
 	}
+	for i := range s.Cases {
+		s.Cases[i].Sequence.V6 = s.V6
+	}
 	return s, sc.Err()
+}
+
+func (s *Scenario) last() *Case {
+	if len(s.Cases) == 0 {
+		s.Cases = append(s.Cases, Case{})
+	}
+	return &s.Cases[len(s.Cases)-1]
+}
+
+func (s *Scenario) outcome(line string) error {
+	c := s.last()
+	if len(c.Want) == 0 {
+		return errors.New("an outcome before the first step")
+	}
+	c.Want[len(c.Want)-1] = append(c.Want[len(c.Want)-1], line)
+	return nil
 }
 
 func (s *Scenario) line(line string, wait *time.Duration) error {
@@ -68,16 +92,18 @@ func (s *Scenario) line(line string, wait *time.Duration) error {
 	}
 	switch fields[0] {
 	case "ipv6":
-		s.Sequence.V6 = true
+		s.V6 = true
 	case "nat":
 		s.NAT = true
 	case "timeout":
 		return s.timeouts(fields[1:])
 	case "knob":
 		return s.knobs(fields[1:])
+	case "==":
+		s.Cases = append(s.Cases, Case{Name: strings.Join(fields[1:], " ")})
 	case "wait":
 		if len(fields) != 2 {
-			return fmt.Errorf("wait needs one duration")
+			return errors.New("wait needs one duration")
 		}
 		d, err := time.ParseDuration(fields[1])
 		*wait = d
@@ -88,9 +114,10 @@ func (s *Scenario) line(line string, wait *time.Duration) error {
 			return err
 		}
 		st.Wait, *wait = *wait, 0
-		s.Sequence.Steps = append(s.Sequence.Steps, st)
-		s.Want = append(s.Want, nil)
-		s.stepAt = append(s.stepAt, len(s.lines)-1)
+		c := s.last()
+		c.Sequence.Steps = append(c.Sequence.Steps, st)
+		c.Want = append(c.Want, nil)
+		c.stepAt = append(c.stepAt, len(s.lines)-1)
 	default:
 		return fmt.Errorf("%q is neither a setting nor a step", fields[0])
 	}
@@ -136,18 +163,24 @@ func (s *Scenario) knobs(fields []string) error {
 	return nil
 }
 
-// With returns the file's text with other outcomes.
-func (s *Scenario) With(outcomes [][]string) string {
-	var b strings.Builder
-	step := 0
-	for i, line := range s.lines {
-		b.WriteString(line)
-		b.WriteByte('\n')
-		if step < len(s.stepAt) && s.stepAt[step] == i {
-			for _, o := range outcomes[step] {
-				b.WriteString("\t" + o + "\n")
+// With returns the file's text with other outcomes, by case and step. A line
+// whose timeout is off by a second only stays as it was.
+func (s *Scenario) With(outcomes [][][]string) string {
+	at := map[int][]string{}
+	for i := range s.Cases {
+		c := &s.Cases[i]
+		for step, line := range c.stepAt {
+			at[line] = outcomes[i][step]
+			if Agree(c.Want[step], outcomes[i][step]) {
+				at[line] = c.Want[step]
 			}
-			step++
+		}
+	}
+	var b strings.Builder
+	for i, line := range s.lines {
+		b.WriteString(line + "\n")
+		for _, o := range at[i] {
+			b.WriteString("\t" + o + "\n")
 		}
 	}
 	return b.String()

@@ -6,9 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/lab"
 	"github.com/ctwarden/ctwarden/internal/lab/vm"
-	"github.com/ctwarden/ctwarden/sim"
 )
 
 var guestSequences = flag.Int("simdiff.guest", 1000, "how many random sequences to compare on each kernel under qemu")
@@ -18,7 +17,7 @@ func TestMain(m *testing.M) { vm.Main(m) }
 // TestKernels compares the model with Debian's kernels, each with its era.
 func TestKernels(t *testing.T) {
 	vm.ForEach(t, func(t *testing.T, k vm.Kernel) {
-		k.Run(t, vm.Options{Package: "./internal/lab/simdiff", Run: "^TestGuestRandom$",
+		k.Run(t, vm.Options{Package: "./internal/lab/simdiff", Run: "^TestGuestRandom",
 			Args:    []string{fmt.Sprintf("-simdiff.sequences=%d", *guestSequences), fmt.Sprintf("-simdiff.seed=%d", *seed)},
 			Modules: vm.NetfilterModules, Load: []string{"nf_conntrack", "nf_conntrack_netlink"},
 			Programs: []string{"ip", "nft", "conntrack"}, MemoryMiB: 1024, VirtualTime: true,
@@ -28,9 +27,12 @@ func TestKernels(t *testing.T) {
 
 // TestGuestRandom runs inside a guest.
 func TestGuestRandom(t *testing.T) {
-	v, err := ct.ParseKernelVersion(release())
-	if err != nil {
-		t.Fatal(err)
-	}
-	compareRandom(t, sim.EraFor(v), *sequences)
+	lab.SharedLimits(t)
+	compareRandom(t, runningEra(t), *sequences, false)
+}
+
+// TestGuestRandomNAT runs inside a guest.
+func TestGuestRandomNAT(t *testing.T) {
+	lab.SharedLimits(t)
+	compareRandom(t, runningEra(t), *sequences/4, true)
 }

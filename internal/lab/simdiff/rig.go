@@ -1,9 +1,11 @@
 package simdiff
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
-	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -25,22 +27,6 @@ type Rig struct {
 	round   uint32 // makes the marks of different chunks differ
 	nat     bool
 }
-
-// Addresses of the sequences: each has two on either side, so that an ICMP
-// error can speak of a host next door.
-var (
-	clients4 = netip.MustParsePrefix("10.0.0.0/9")
-	servers4 = netip.MustParsePrefix("172.16.0.0/13")
-	clients6 = netip.MustParsePrefix("fd0a::/64")
-	servers6 = netip.MustParsePrefix("fd0b::/64")
-	outside4 = netip.MustParseAddr("172.31.0.1")
-	outside6 = netip.MustParseAddr("fd1b::1")
-)
-
-const (
-	clientPort = 10000
-	serverPort = 80
-)
 
 // rules mark every forwarded packet: the class is the state as of ct state,
 // plus 8 in the reply direction.
@@ -73,16 +59,19 @@ const rules = `table inet simdiff {
 }
 `
 
+// natRules translate. What comes from the servers and belongs to no translated
+// flow is for the gateway itself, which does not answer.
 const natRules = `table inet simdiffnat {
+	chain input { type filter hook input priority 0; iifname "sv0" drop; }
 	chain postrouting { type nat hook postrouting priority srcnat; oifname "sv0" masquerade; }
 }
 `
 
-// NewRig lays the cables. With masquerade, what leaves towards the servers is
+// NewRig lays the cables. The test must hold the global limits still, see
+// [lab.SharedLimits]. With masquerade, what leaves towards the servers is
 // translated.
 func NewRig(t testing.TB, masquerade bool) *Rig {
 	t.Helper()
-	lab.SharedLimits(t)
 	r := &Rig{t: t, tracker: lab.NewHost(t, "simtrack"), nat: masquerade, epoch: time.Now()}
 	peer := lab.NewHost(t, "simpeer")
 	peer.SetSysctl("net.ipv6.conf.default.disable_ipv6", "1")
@@ -98,8 +87,8 @@ func NewRig(t testing.TB, masquerade bool) *Rig {
 		"neighbour replace 172.31.0.2 lladdr 02:00:00:00:00:0b dev sv0 nud permanent",
 		"neighbour replace fd1a::2 lladdr 02:00:00:00:00:0a dev cl0 nud permanent",
 		"neighbour replace fd1b::2 lladdr 02:00:00:00:00:0b dev sv0 nud permanent",
-		"route add "+clients4.String()+" via 10.254.0.2", "route add "+servers4.String()+" via 172.31.0.2",
-		"route add "+clients6.String()+" via fd1a::2", "route add "+servers6.String()+" via fd1b::2")
+		"route add "+simtest.Clients4.String()+" via 10.254.0.2", "route add "+simtest.Servers4.String()+" via 172.31.0.2",
+		"route add "+simtest.Clients6.String()+" via fd1a::2", "route add "+simtest.Servers6.String()+" via fd1b::2")
 	h.SetSysctl("net.ipv4.ip_forward", "1")
 	h.SetSysctl("net.ipv6.conf.all.forwarding", "1")
 	for _, dev := range []string{"cl0", "sv0"} {
@@ -141,38 +130,6 @@ func macOf(t testing.TB, h *lab.Host, dev string) (mac net.HardwareAddr) {
 	return mac
 }
 
-// peers returns the two hosts of the nth sequence.
-func (r *Rig) peers(n int, v6 bool) simtest.Peers {
-	p := simtest.Peers{ClientPort: clientPort, ServerPort: serverPort}
-	c, s, out := clients4, servers4, outside4
-	if v6 {
-		c, s, out = clients6, servers6, outside6
-	}
-	p.Client, p.Server = lab.Nth(c, uint32(2*n+2)), lab.Nth(s, uint32(2*n+2))
-	if r.nat {
-		p.Seen = out
-	}
-	return p
-}
-
-// sequenceOf finds the sequence that an entry belongs to.
-func sequenceOf(t *ct.Tuple) (n int, ok bool) {
-	for _, a := range [2]netip.Addr{t.Src, t.Dst} {
-		switch {
-		case clients4.Contains(a):
-			b := a.As4()
-			return (int(b[1])<<16|int(b[2])<<8|int(b[3]))/2 - 1, true
-		case clients6.Contains(a), servers6.Contains(a):
-			b := a.As16()
-			return (int(b[13])<<16|int(b[14])<<8|int(b[15]))/2 - 1, true
-		case servers4.Contains(a):
-			b := a.As4()
-			return (int(b[1]&7)<<16|int(b[2])<<8|int(b[3]))/2 - 1, true
-		}
-	}
-	return 0, false
-}
-
 // setTimeouts writes the timeouts into the namespace.
 func (r *Rig) setTimeouts(to ct.Timeouts) {
 	for k := range ct.NumTimeouts {
@@ -180,8 +137,13 @@ func (r *Rig) setTimeouts(to ct.Timeouts) {
 		if !ok || k.String() == "" {
 			continue
 		}
-		key := "net.netfilter.nf_conntrack_" + k.String()
-		r.tracker.SetSysctl(key, fmt.Sprint(s))
+		err := r.tracker.Do(func() error {
+			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_"+k.String(), fmt.Append(nil, s), 0)
+		})
+		// Branches of stable kernels add and remove keys.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.t.Fatal(err)
+		}
 	}
 }
 
@@ -189,9 +151,19 @@ func (r *Rig) setKnobs(k sim.Knobs) {
 	set := func(name string, v int) { r.tracker.SetSysctl("net.netfilter.nf_conntrack_"+name, fmt.Sprint(v)) }
 	set("tcp_loose", b2i(k.TCPLoose))
 	set("tcp_be_liberal", b2i(k.TCPBeLiberal))
-	set("tcp_ignore_invalid_rst", b2i(k.TCPIgnoreInvalidRST))
+	if r.has("tcp_ignore_invalid_rst") {
+		set("tcp_ignore_invalid_rst", b2i(k.TCPIgnoreInvalidRST))
+	}
 	set("tcp_max_retrans", int(k.TCPMaxRetrans))
 	set("checksum", b2i(k.Checksum))
+}
+
+// has reports whether the kernel has a setting.
+func (r *Rig) has(name string) bool {
+	return r.tracker.Do(func() error {
+		_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_" + name)
+		return err
+	}) == nil
 }
 
 func b2i(b bool) int {

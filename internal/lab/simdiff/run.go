@@ -3,7 +3,6 @@ package simdiff
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -29,10 +28,8 @@ type Batch struct {
 
 // Outcome is what became of one step of one sequence.
 type Outcome struct {
-	Verdict sim.Verdict
-	Info    sim.Info
-	Reply   bool
-	Flows   []ct.Flow // the sequence's entries after the step
+	sim.Result
+	Flows []ct.Flow // the sequence's entries after the step
 }
 
 // Difference is a step at which kernel and model disagree.
@@ -47,27 +44,7 @@ func (d *Difference) String() string {
 }
 
 // String prints the verdict and the entries.
-func (o *Outcome) String() string {
-	var b strings.Builder
-	b.WriteString(verdictText(o))
-	for i := range o.Flows {
-		b.WriteString("; ")
-		b.WriteString(simtest.FlowLine(&o.Flows[i]))
-	}
-	return b.String()
-}
-
-func verdictText(o *Outcome) string {
-	switch {
-	case o.Verdict == sim.Refused || o.Verdict == sim.Lost:
-		return "dropped"
-	case o.Verdict != sim.Accepted:
-		return o.Verdict.String()
-	case o.Reply:
-		return o.Info.String() + " reply"
-	}
-	return o.Info.String() + " original"
-}
+func (o *Outcome) String() string { return joined(o.lines()) }
 
 // statusCompared leaves out what the model does not have.
 const statusCompared = ct.StatusSeenReply | ct.StatusAssured | ct.StatusConfirmed | ct.StatusNAT |
@@ -140,10 +117,7 @@ func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)
 	r.setKnobs(b.Knobs)
 	c := sim.Config{Era: b.Era, Max: 0, Buckets: 1 << 15, Timeouts: b.Timeouts, Knobs: b.Knobs, Seed: 1}
 	if r.nat {
-		c.NAT = []sim.NATRule{
-			{Kind: sim.Masquerade, To: outside4, Dst: servers4},
-			{Kind: sim.Masquerade, To: outside6, Dst: servers6},
-		}
+		c.NAT = simtest.Masquerade()
 	}
 	table, err := sim.New(c)
 	if err != nil {
@@ -231,7 +205,7 @@ func (x *run) step(step int) bool {
 func (x *run) markCrossed() {
 	x.table.Advance(x.now())
 	for _, f := range x.table.All() {
-		if i, ok := sequenceOf(&f.Orig); ok && f.TimeoutSeconds == 0 && i >= 0 && i < len(x.crossed) {
+		if i, ok := simtest.ConversationOf(&f.Orig); ok && f.TimeoutSeconds == 0 && i >= 0 && i < len(x.crossed) {
 			x.crossed[i] = true
 		}
 	}
@@ -247,14 +221,20 @@ func (x *run) chunk(step int, seqs []int) {
 	for slot, i := range seqs {
 		s := x.batch.Sequences[i]
 		st := &s.Steps[step]
-		peers := x.peers(i, s.V6)
+		peers := simtest.PeersOf(i, s.V6, x.nat)
 		p := st.Place(&peers)
 		w := x.wires[b2i(st.Reply)]
 		w.frames[w.n] = simtest.AppendFrame(w.frames[w.n][:0], w.eth, &p, st.Options, st.Defect, base+simtest.Mark(slot))
 		w.n++
 		x.slots[slot], x.seen[slot] = i, false
+		if x.nat && st.Reply {
+			p.Flags |= sim.FlagDropped
+		}
 		res := x.table.Packet(at, &p)
-		x.model[i].Verdict, x.model[i].Info, x.model[i].Reply = res.Verdict, res.Info, res.Reply
+		if x.nat && st.Reply && (res.Verdict != sim.Accepted || res.Info == sim.InfoNew) {
+			res = sim.Result{Verdict: sim.Lost} // it ends in the gateway
+		}
+		x.model[i].Result = res
 		if res.Verdict != sim.Refused && res.Verdict != sim.Lost {
 			expected++
 		}
@@ -316,7 +296,7 @@ func (x *run) classify(o *Outcome, class uint8) {
 // dump reads both tables.
 func (x *run) dump() {
 	add := func(list []Outcome, f *ct.Flow) {
-		if i, ok := sequenceOf(&f.Orig); ok && i >= 0 && i < len(list) {
+		if i, ok := simtest.ConversationOf(&f.Orig); ok && i >= 0 && i < len(list) {
 			list[i].Flows = append(list[i].Flows, *f)
 		}
 	}

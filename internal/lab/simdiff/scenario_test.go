@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/ctwarden/ctwarden/internal/lab"
-	"github.com/ctwarden/ctwarden/sim"
 	"github.com/ctwarden/ctwarden/sim/simtest"
 )
 
@@ -17,6 +16,7 @@ var update = flag.Bool("update", false, "rewrite the outcomes in sim/testdata fr
 // The model has its turn in package sim, without root.
 func TestScenarios(t *testing.T) {
 	lab.Require(t, "conntrack")
+	lab.SharedLimits(t)
 	files, err := filepath.Glob("../../../sim/testdata/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scenarios: %v", err)
@@ -28,18 +28,22 @@ func TestScenarios(t *testing.T) {
 			if rigs[s.NAT] == nil {
 				rigs[s.NAT] = NewRig(top, s.NAT)
 			}
-			kernel, model := rigs[s.NAT].Play(s, sim.Latest())
+			kernel, model := rigs[s.NAT].Play(s, runningEra(t))
 			if *update {
 				if err := os.WriteFile(file, []byte(s.With(kernel)), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for i := range kernel {
-				if !*update && !Agree(kernel[i], s.Want[i]) {
-					t.Errorf("%s\n  kernel %s\n  file   %s", s.Sequence.Steps[i].String(), Joined(kernel[i]), Joined(s.Want[i]))
-				}
-				if !Agree(kernel[i], model[i]) {
-					t.Errorf("%s\n  kernel %s\n  model  %s", s.Sequence.Steps[i].String(), Joined(kernel[i]), Joined(model[i]))
+			for i := range s.Cases {
+				c := &s.Cases[i]
+				for step := range c.Sequence.Steps {
+					k, m := kernel[i][step], model[i][step]
+					if !*update && !simtest.Agree(k, c.Want[step]) {
+						t.Errorf("%s: %s\n  kernel %s\n  file   %s", c.Name, c.Sequence.Steps[step].String(), joined(k), joined(c.Want[step]))
+					}
+					if !simtest.Agree(k, m) {
+						t.Errorf("%s: %s\n  kernel %s\n  model  %s", c.Name, c.Sequence.Steps[step].String(), joined(k), joined(m))
+					}
 				}
 			}
 		})

@@ -56,18 +56,36 @@ func batchOf(g *simtest.Generator, e sim.Era, n int, waits, knobs bool) *Batch {
 
 func TestRandom(t *testing.T) {
 	lab.Require(t, "conntrack")
-	compareRandom(t, sim.Latest(), *sequences)
+	lab.SharedLimits(t)
+	compareRandom(t, runningEra(t), *sequences, false)
+}
+
+// TestRandomNAT does so across a gateway that masquerades.
+func TestRandomNAT(t *testing.T) {
+	lab.Require(t, "conntrack")
+	lab.SharedLimits(t)
+	compareRandom(t, runningEra(t), *sequences/4, true)
+}
+
+// runningEra is the era of the running kernel.
+func runningEra(t *testing.T) sim.Era {
+	t.Helper()
+	v, err := ct.ParseKernelVersion(release())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sim.EraFor(v)
 }
 
 // compareRandom compares n random sequences with the running kernel.
-func compareRandom(t *testing.T, e sim.Era, n int) {
+func compareRandom(t *testing.T, e sim.Era, n int, nat bool) {
 	s := *seed
 	if s == 0 {
 		s = uint64(time.Now().UnixNano())
 	}
 	g := &simtest.Generator{R: rand.New(rand.NewPCG(s, 1)), Steps: 12, Only: ct.Proto(*only),
 		DCCP: !e.From.AtLeast(6, 15)}
-	rig := NewRig(t, false)
+	rig := NewRig(t, nat)
 	const each = 10000
 	var sum Report
 	for i, left := 0, n; left > 0; i, left = i+1, left-each {
@@ -97,6 +115,7 @@ func release() string {
 // each to be noticed.
 func TestPlantedBugs(t *testing.T) {
 	lab.Require(t, "conntrack")
+	lab.SharedLimits(t)
 	rig := NewRig(t, false)
 	for i, bug := range simtest.Bugs() {
 		t.Run(bug, func(t *testing.T) {
@@ -104,7 +123,7 @@ func TestPlantedBugs(t *testing.T) {
 			g := &simtest.Generator{R: rand.New(rand.NewPCG(uint64(i), 2)), Steps: 12}
 			found := 0
 			for round := 0; round < 4 && found == 0; round++ {
-				b := batchOf(g, sim.Latest(), 2500, round == 0, false)
+				b := batchOf(g, runningEra(t), 2500, round == 0, false)
 				if strings.Contains(bug, "UDP") {
 					b.Waits = nil
 				}
