@@ -12,9 +12,6 @@ import (
 // form), or protocol and port.
 type key struct{ hi, lo uint64 }
 
-// v4Mapped is what stands above an IPv4 address in the lower half of a key.
-const v4Mapped = 0xffff << 32
-
 func addrKey(a netip.Addr) key {
 	b := a.As16()
 	return key{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { vm.Main(m) }
 func TestLoadsNoModule(t *testing.T) {
 	vm.ForEach(t, func(t *testing.T, k vm.Kernel) {
 		k.Run(t, vm.Options{Package: "./internal/observe", Run: "^TestGuestLoadsNoModule$",
-			Modules: append(slices.Clone(vm.NetfilterModules), "nfnetlink_hook"), Programs: []string{"ip", "ping", "nft"}})
+			Modules: append(slices.Clone(vm.NetfilterModules), "nfnetlink_hook", "nf_flow_table_inet"), Programs: []string{"ip", "ping", "nft"}})
 	})
 }
 
@@ -106,7 +106,7 @@ func TestGuestLoadsNoModule(t *testing.T) {
 		t.Errorf("with a rule: %+v", s.Tracking)
 	}
 
-	load(t, "nft_flow_offload")
+	load(t, "nf_flow_table_inet", "nft_flow_offload")
 	run(t, "nft add flowtable inet t f { hook ingress priority 0 ; devices = { lo } ; }")
 	if s = still(t, "with a flow table"); s.Tracking.Offload != ct.Yes {
 		t.Errorf("with a flow table: %+v", s.Tracking)

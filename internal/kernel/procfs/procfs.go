@@ -29,24 +29,24 @@ type FS struct {
 }
 
 // Live reports whether the files are those of the running machine.
-func (fs FS) Live() bool { return fs.Root == "" }
+func (f FS) Live() bool { return f.Root == "" }
 
-func (fs FS) path(name string) string {
-	if fs.Live() {
+func (f FS) path(name string) string {
+	if f.Live() {
 		return "/" + name
 	}
-	return filepath.Join(fs.Root, name)
+	return filepath.Join(f.Root, name)
 }
 
 // net is the path of a file of the network namespace. /proc/net and
 // /proc/self/net show the namespace of the process's first thread whatever
 // thread reads them.
-func (fs FS) net(name string) string {
+func (f FS) net(name string) string {
 	switch {
-	case fs.Root != "":
-		return fs.path("proc/net/" + name)
-	case fs.Pid != 0:
-		return "/proc/" + strconv.Itoa(fs.Pid) + "/net/" + name
+	case f.Root != "":
+		return f.path("proc/net/" + name)
+	case f.Pid != 0:
+		return "/proc/" + strconv.Itoa(f.Pid) + "/net/" + name
 	}
 	if _, err := os.Stat("/proc/thread-self"); err != nil { // before 3.17
 		return "/proc/self/task/" + strconv.Itoa(gettid()) + "/net/" + name
@@ -69,8 +69,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func openNet[T any](fs FS, name, what string, parse func(io.Reader) (T, error)) (T, error) {
-	return open(fs.net(name), what, parse)
+func openNet[T any](f FS, name, what string, parse func(io.Reader) (T, error)) (T, error) {
+	return open(f.net(name), what, parse)
 }
 
 // open parses a file, saying in errors what was looked for.

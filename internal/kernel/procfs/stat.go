@@ -32,12 +32,12 @@ func (s Stat) Sum() ct.Counters {
 }
 
 // ConntrackStat reads the counters of the namespace. They need no rights.
-func (fs FS) ConntrackStat() (Stat, error) {
-	st, err := openNet(fs, "stat/nf_conntrack", "the tracking counters", ParseStat)
-	if err == nil || exists(fs.net("stat/nf_conntrack")) {
+func (f FS) ConntrackStat() (Stat, error) {
+	st, err := openNet(f, "stat/nf_conntrack", "the tracking counters", ParseStat)
+	if err == nil || exists(f.net("stat/nf_conntrack")) {
 		return st, err
 	}
-	if old, oldErr := openNet(fs, "stat/ip_conntrack", "the tracking counters", ParseStat); oldErr == nil {
+	if old, oldErr := openNet(f, "stat/ip_conntrack", "the tracking counters", ParseStat); oldErr == nil {
 		return old, nil
 	}
 	return st, err
