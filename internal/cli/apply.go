@@ -25,6 +25,8 @@ type applyFlags struct {
 	now   bool
 	yes   bool
 	why   string
+	// existing brings lowered timeouts to entries that are there.
+	existing bool
 }
 
 func newApply(env *Env) *cobra.Command {
@@ -46,6 +48,7 @@ memory the sizes.`,
 	fs.DurationVar(&o.trial, "trial", 10*time.Minute, "how long to wait for a confirmation")
 	fs.BoolVar(&o.now, "now", false, "no trial: keep it at once, for every boot")
 	fs.BoolVarP(&o.yes, "yes", "y", false, "ask nothing")
+	fs.BoolVar(&o.existing, "existing", false, "shorten existing entries, too, that have been idle beyond a lowered timeout")
 	fs.StringVar(&o.why, "why", "", "a remark for the journal")
 	o.keeping.register(env, fs)
 	o.planning.register(fs)
@@ -70,7 +73,10 @@ func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return o.carryOut(ctx, env, k, p, "apply")
+	if err := o.carryOut(ctx, env, k, p, "apply"); err != nil || !o.existing {
+		return err
+	}
+	return o.shortenExisting(ctx, env, p.Items)
 }
 
 // carryOut applies a plan that was agreed to and says how it went.
