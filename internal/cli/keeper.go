@@ -162,17 +162,17 @@ func explainKeeper(err error) error {
 
 // head is what every JSON document of these commands begins with.
 type head struct {
-	Schema string    `json:"schema"`
-	Time   time.Time `json:"time"`
-	Host   string    `json:"host"`
-	Kernel string    `json:"kernel"`
-	Netns  uint64    `json:"netns"`
+	Schema string `json:"schema"`
+	identity
 }
 
-func newHead(env *Env, schema string, inode uint64) head {
-	h := head{Schema: schema, Time: env.Now().UTC(), Netns: inode}
-	h.Host, _ = procfs.FS{}.Hostname()
-	h.Kernel, _ = procfs.FS{}.Release()
+func newHead(env *Env, schema string) head {
+	var proc procfs.FS
+	h := head{schema, identity{Time: env.Now().UTC()}}
+	h.Host, _ = proc.Hostname()
+	h.Kernel, _ = proc.Release()
+	h.Netns.Inode, _ = netns.Inode("")
+	h.Netns.Initial = proc.InitialNetns()
 	return h
 }
 

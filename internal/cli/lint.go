@@ -67,7 +67,7 @@ func printLint(env *Env, format string, files int, list []lint.Finding) error {
 			head
 			Files    int            `json:"files"`
 			Findings []lint.Finding `json:"findings"`
-		}{newHead(env, lintSchema, 0), files, list})
+		}{newHead(env, lintSchema), files, list})
 	case "sarif":
 		err = lint.SARIF(env.Stdout, list, Version)
 	default:

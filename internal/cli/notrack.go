@@ -208,7 +208,7 @@ func printJudgement(env *Env, format string, j *notrack.Judgement) error {
 		return writeJSON(env, struct {
 			head
 			*notrack.Judgement
-		}{newHead(env, notrackSchema, 0), j})
+		}{newHead(env, notrackSchema), j})
 	case "nft":
 		_, err := fmt.Fprint(env.Stdout, j.NFT)
 		return err

@@ -30,7 +30,7 @@ It changes nothing. The exit code is 1 if there is something to act on.`,
 			if err != nil {
 				return err
 			}
-			if err := printStatus(env, format, k.Netns, st); err != nil {
+			if err := printStatus(env, format, st); err != nil {
 				return err
 			}
 			if st.Found() {
@@ -44,14 +44,14 @@ It changes nothing. The exit code is 1 if there is something to act on.`,
 	return c
 }
 
-func printStatus(env *Env, format string, inode uint64, st *tune.Status) error {
+func printStatus(env *Env, format string, st *tune.Status) error {
 	if format == "text" {
 		return st.Text(env.Stdout)
 	}
 	return writeJSON(env, struct {
 		head
 		*tune.Status
-	}{newHead(env, tune.StatusSchema, inode), st})
+	}{newHead(env, tune.StatusSchema), st})
 }
 
 func writeJSON(env *Env, v any) error {

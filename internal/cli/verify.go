@@ -36,7 +36,7 @@ code is 1 if anything differs.`,
 			if err != nil {
 				return err
 			}
-			if err := printVerification(env, format, k.Netns, v); err != nil {
+			if err := printVerification(env, format, v); err != nil {
 				return err
 			}
 			if !v.OK() {
@@ -50,12 +50,12 @@ code is 1 if anything differs.`,
 	return c
 }
 
-func printVerification(env *Env, format string, inode uint64, v *tune.Verification) error {
+func printVerification(env *Env, format string, v *tune.Verification) error {
 	if format == "text" {
 		return v.Text(env.Stdout)
 	}
 	return writeJSON(env, struct {
 		head
 		*tune.Verification
-	}{newHead(env, tune.VerifySchema, inode), v})
+	}{newHead(env, tune.VerifySchema), v})
 }

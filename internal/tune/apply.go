@@ -36,8 +36,8 @@ func (k *Keeper) Apply(ctx context.Context, p *Plan, o ApplyOptions) (id string,
 	if o.Trial != 0 && (o.Trial < MinTrial || o.Trial > MaxTrial) {
 		return "", fmt.Errorf("a trial lasts from %s to %s, not %s", MinTrial, MaxTrial, o.Trial)
 	}
-	if p.Netns != 0 && p.Netns != k.Netns {
-		return "", fmt.Errorf("the plan: %w (%d, this is %d)", ErrNotHere, p.Netns, k.Netns)
+	if n := p.Netns.Inode; n != 0 && n != k.Netns {
+		return "", fmt.Errorf("the plan: %w (%d, this is %d)", ErrNotHere, n, k.Netns)
 	}
 	err = k.do(ctx, func(tx *journal.Tx) error {
 		if t := trialOf(tx.Log(), k.Netns); t != nil {

@@ -97,12 +97,11 @@ type Owners interface {
 
 // Plan is what to change on one machine, priced, with reasons.
 type Plan struct {
-	Schema  string    `json:"schema"`
-	Time    time.Time `json:"time"`
-	Host    string    `json:"host"`
-	Kernel  string    `json:"kernel"`
-	Netns   uint64    `json:"netns"`
-	Initial ct.Tri    `json:"netns_initial"`
+	Schema string    `json:"schema"`
+	Time   time.Time `json:"time"`
+	Host   string    `json:"host"`
+	Kernel string    `json:"kernel"`
+	Netns  ct.Netns  `json:"netns"`
 
 	Role    Role   `json:"role"`
 	RoleWhy string `json:"role_why"`
@@ -157,7 +156,7 @@ func New(s *ct.Snapshot, o Options) (*Plan, error) {
 	}
 	o = o.withDefaults()
 	p := &Plan{Schema: PlanSchema, Time: s.Time, Host: s.Host, Kernel: s.Release,
-		Netns: s.Netns.Inode, Initial: s.Netns.Initial, Unreached: o.Unreached}
+		Netns: s.Netns, Unreached: o.Unreached}
 	p.Role, p.RoleWhy = roleOf(s, o.For)
 	b := &builder{s: s, o: o, p: p, floors: floorsFor(p.Role, s), planned: s.Timeouts}
 	b.demand()
