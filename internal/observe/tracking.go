@@ -69,12 +69,13 @@ func (r *reader) judgeTracking() {
 func (r *reader) active() ct.Tri {
 	s := r.snap
 	switch {
-	case !s.Version.IsZero() && !s.Version.AtLeast(4, 13) && s.Tracking.ModuleLoaded == ct.Yes:
-		// Up to 4.9 the loaded tracker tracks every namespace, up to 4.12 by
-		// default.
-		s.Tracking.Users = append(s.Tracking.Users, "kernels before 4.13 track wherever the module is loaded")
+	case r.tracksByDefault():
+		s.Tracking.Users = append(s.Tracking.Users, "kernels before 4.13 track wherever the tracker of IPv4 or IPv6 is loaded")
 		return ct.Yes
-	case len(r.rules.Users) > 0, r.rules.HooksTracking:
+	case len(r.rules.Users) > 0:
+		return ct.Yes
+	case r.rules.HooksTracking:
+		s.Tracking.Users = append(s.Tracking.Users, "the kernel lists its tracking hooks, though no rule that was read asks for them")
 		return ct.Yes
 	case r.moved():
 		s.Tracking.Users = append(s.Tracking.Users,
@@ -84,6 +85,19 @@ func (r *reader) active() ct.Tri {
 		return ct.No
 	}
 	return ct.Unknown
+}
+
+// tracksByDefault knows kernels that track without being asked: up to 4.9 in
+// every namespace as soon as the tracker of a network protocol is loaded, up
+// to 4.12 unless nf_conntrack_default_on is 0.
+func (r *reader) tracksByDefault() bool {
+	v := r.snap.Version
+	if v.IsZero() || v.AtLeast(4, 13) || r.mods == nil || r.snap.Sysctls["net.netfilter.nf_conntrack_default_on"] == "0" {
+		return false
+	}
+	return r.mods.State("ip_conntrack", "ip_conntrack_in").Present() ||
+		r.mods.State("nf_conntrack_ipv4", "ipv4_conntrack_in").Present() ||
+		r.mods.State("nf_conntrack_ipv6", "ipv6_conntrack_in").Present()
 }
 
 // moved reports whether packets were tracked between two readings. Counters of
