@@ -43,6 +43,7 @@ type checker struct {
 	full    bool
 	output  string
 	json    bool
+	npd     bool
 	logs    []string
 	logOnly bool
 	noColor bool
@@ -62,8 +63,9 @@ func newCheck(env *Env) *cobra.Command {
 	fs.BoolVar(&c.full, "full", false, "read every entry rather than a sample")
 	fs.StringArrayVar(&c.logs, "log", nil, "read this log instead of the machine's; - is standard input (repeatable)")
 	fs.BoolVar(&c.logOnly, "log-only", false, "look at the logs alone; needs no rights")
-	fs.StringVarP(&c.output, "output", "o", "text", "format: text or json")
+	fs.StringVarP(&c.output, "output", "o", "text", "format: text, json or npd")
 	fs.BoolVar(&c.json, "json", false, "the same as -o json")
+	fs.BoolVar(&c.npd, "npd", false, "one line, as a plugin of node-problem-detector (the same as -o npd)")
 	fs.BoolVar(&c.noColor, "no-color", false, "no colour (also: NO_COLOR in the environment)")
 	fs.BoolVarP(&c.verbose, "verbose", "v", false, "all the evidence, also of what follows from something else")
 	return cmd
@@ -146,12 +148,15 @@ func (c *checker) unlisted(r nslist.Result, err error) []ct.Blind {
 }
 
 func (c *checker) validate() error {
+	if c.npd {
+		c.output = "npd"
+	}
 	if c.json {
 		c.output = "json"
 	}
 	switch {
-	case c.output != "text" && c.output != "json":
-		return &HintError{fmt.Errorf("unknown output format %q", c.output), "formats are text and json"}
+	case c.output != "text" && c.output != "json" && c.output != "npd":
+		return &HintError{fmt.Errorf("unknown output format %q", c.output), "formats are text, json and npd"}
 	case c.observe < 0:
 		return &HintError{fmt.Errorf("cannot observe for %s", c.observe), "--observe takes a duration of 0 or more, such as 5s"}
 	case c.logOnly && c.netns != "":
@@ -174,8 +179,11 @@ func (c *checker) cannotLook(err error) error {
 }
 
 func (c *checker) print(r *report.Report) error {
-	if c.output == "json" {
+	switch c.output {
+	case "json":
 		return r.WriteJSON(c.env.Stdout)
+	case "npd":
+		return r.WriteNPD(c.env.Stdout)
 	}
 	return r.WriteText(c.env.Stdout, report.Style{
 		Width:   c.env.Width,
