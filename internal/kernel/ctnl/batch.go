@@ -204,8 +204,8 @@ type Change struct {
 // same tuple come back since it was read, the new one is changed. Whoever
 // minds reads it again first.
 //
-// Refusals: ErrNotFound; unix.EPERM for the timeout of an entry with
-// FIXED_TIMEOUT; unix.EBUSY for a status that has lost a bit since the entry
+// Refusals: ErrNotFound; from 6.0 on unix.EPERM for the timeout of an entry
+// with FIXED_TIMEOUT; unix.EBUSY for a status that has lost a bit since the entry
 // was read.
 func (b *Batch) Update(k Key, ch Change) error {
 	if !k.keyed {

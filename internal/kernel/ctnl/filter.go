@@ -118,9 +118,10 @@ func (q *Filter) kernelFamily() uint8 {
 }
 
 // kernelFields are the CTA_FILTER_F_* of the conditions that the kernel can be
-// trusted with. IPv6 addresses are not among them: ctnetlink_filter_match_tuple
-// takes the result of ipv6_addr_cmp for its opposite, and leaves out the very
-// entries that match. A family is required, and ports require a protocol.
+// trusted with. IPv6 addresses are not among them: in many kernels from 5.8 on
+// ctnetlink_filter_match_tuple takes the result of ipv6_addr_cmp for its
+// opposite, and leaves out the very entries that match. A family is required,
+// and ports require a protocol.
 func (q *TupleFilter) kernelFields(fam uint8) (fields uint32) {
 	if fam == unix.AF_INET && q.Src.Is4() {
 		fields |= filterIPSrc
