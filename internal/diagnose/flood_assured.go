@@ -48,6 +48,9 @@ func floodAssured(f *facts) []finding {
 	}
 	fd.Evidence = append(fd.Evidence, "The kernel never evicts them, and shorter timeouts do not reach them until their next packet, which never comes.")
 	fd.Remedies = f.assuredRemedies(src, named)
+	if p, ok := fd.Figures["source_prefix"].(string); ok {
+		fd.Remedies = append(fd.Remedies, f.thinOut(p))
+	}
 	return []finding{fd}
 }
 
@@ -58,6 +61,9 @@ func (f *facts) quietness() string {
 		return fmt.Sprintf("%s of the entries have been silent for a minute or more.", pct(f.c.Share(idle)))
 	}
 	if r := f.s.Rates; r != nil && r.Panel && r.Rearmed <= quietRearmed {
+		if r.Rearmed == 0 {
+			return fmt.Sprintf("Not one of the entries saw a packet within %s.", span(f.interval))
+		}
 		return fmt.Sprintf("Only %s of the entries saw a packet within %s.", pct(r.Rearmed), span(f.interval))
 	}
 	return ""
@@ -115,6 +121,16 @@ func (f *facts) cutOff(src holder) report.Remedy {
 		Cost: "a minute, then the entries that nobody used are gone",
 		Risk: "what is genuine among them and silent for a minute ends, behind translation for good; others are not touched",
 		Undo: []string{"nft delete table inet cutoff", f.ctwarden("evict --undo ID")}}
+}
+
+// thinOut lets the silent connections of a whole prefix go.
+func (f *facts) thinOut(prefix string) report.Remedy {
+	return report.Remedy{When: report.Now,
+		What:     fmt.Sprintf("If %s holds no proxies, load balancers or NATs of yours: give its connections a minute to show that they are used. evict shows what would be lost and asks first.", prefix),
+		Commands: []string{f.ctwarden("evict -p tcp --state ESTABLISHED -s " + prefix + " --soft 60s")},
+		Cost:     "a minute, then the entries that nobody used are gone",
+		Risk:     "what is genuine among them and silent for a minute ends, behind translation for good; others are not touched",
+		Undo:     []string{f.ctwarden("evict --undo ID")}}
 }
 
 func nftFamily(h holder) string {

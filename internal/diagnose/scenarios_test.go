@@ -119,7 +119,7 @@ var scenarios = []scenario{
 		func(in *Input) {
 			in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026532245, Owner: "docker container web", Pid: 4711, Comm: "nginx"}}
 		},
-	), report.CauseUnknown, codeTableWasFull, []string{"3 other tables were full"}},
+	), report.CauseUnknown, codeTableWasFull, []string{"tables of 3 other network namespaces were full"}},
 
 	{"gone-namespace-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),

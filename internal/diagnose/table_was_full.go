@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/klog"
@@ -159,28 +160,36 @@ func (f *facts) wereFull(places []*past) finding {
 		}
 		return b.last().End.Compare(a.last().End)
 	})
-	alive := 0
-	for i, p := range places {
+	alive, told := 0, 0
+	for _, p := range places {
 		if !f.gone(p) {
 			alive++
 			fd.Severity = max(fd.Severity, f.elsewhereSeverity(p))
-			if f.looked && len(fd.Remedies) < maxEpisodes {
+			if f.looked && f.s.Netns.Name == "" && len(fd.Remedies) < maxEpisodes {
 				fd.Remedies = append(fd.Remedies, f.lookThere(p)...)
 			}
 		}
-		if i < maxPlaces {
+		// Of those that are gone the latest stands for all.
+		if told < maxPlaces && (!f.gone(p) || told == alive) {
 			fd.Evidence = append(fd.Evidence, f.inShort(p))
+			told++
 		}
 	}
-	if n := len(places) - maxPlaces; n > 0 {
+	if n := len(places) - told; n > 0 {
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("And %s more.", num(n)))
 	}
-	fd.Title = fmt.Sprintf("%s other tables were full", num(len(places)))
-	if !f.looked {
-		fd.Title = fmt.Sprintf("%s tables were full", num(len(places)))
+	whose := "network namespaces"
+	if slices.ContainsFunc(places, func(p *past) bool { return p.host != "" && (!f.looked || f.foreign(p.last())) }) {
+		whose = "hosts and namespaces"
+	}
+	if f.looked {
+		whose = "other " + whose
+	} else {
 		f.meaning(&fd, places[0].last())
-	} else if alive == 0 {
-		fd.Title += ", of network namespaces that are gone"
+	}
+	fd.Title = fmt.Sprintf("The tables of %s %s were full", num(len(places)), whose)
+	if alive == 0 {
+		fd.Title += "; they are gone"
 	}
 	fd.Figures = map[string]any{"tables": len(places), "alive": alive}
 	return fd
@@ -200,7 +209,7 @@ func (f *facts) inShort(p *past) string {
 func (f *facts) where(p *past) string {
 	s := "the host's own table"
 	if p.netns != 0 {
-		s = f.namespace(p.netns)
+		s = "network namespace " + strings.TrimPrefix(f.namespace(p.netns), "namespace ")
 	}
 	if p.host != "" && (!f.looked || f.foreign(p.last())) {
 		s += " on host " + p.host
