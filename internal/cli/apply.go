@@ -73,10 +73,14 @@ func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := o.carryOut(ctx, env, k, p, "apply"); err != nil || !o.existing {
+	chosen, err := o.chooseExisting(ctx, env, p.Items)
+	if err != nil {
 		return err
 	}
-	return o.shortenExisting(ctx, env, p.Items)
+	if err := o.carryOut(ctx, env, k, p, "apply"); err != nil {
+		return errors.Join(err, chosen.close())
+	}
+	return errors.Join(chosen.shorten(ctx), chosen.close())
 }
 
 // carryOut applies a plan that was agreed to and says how it went.

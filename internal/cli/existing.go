@@ -25,23 +25,69 @@ var existingWhere = map[ct.TimeoutKey]string{
 	ct.TimeoutTCPTimeWait:    `proto == "tcp" && state == "TIME_WAIT"`,
 }
 
-// shortenExisting brings lowered timeouts to the entries that are there: those
-// that have been idle for longer than the new timeout, and than keepIdle, are
-// shortened softly, with all that evict spares.
-func (o *applyFlags) shortenExisting(ctx context.Context, env *Env, items []tune.Item) error {
+// existing are the entries that a plan's lowered timeouts are to reach: those
+// idle for longer than the new timeout, and than --keep-idle. They are chosen
+// before the timeouts change, because afterwards nobody can tell from what an
+// entry has left which of both it was given.
+type existing struct{ evictors []*evictor }
+
+func (o *applyFlags) chooseExisting(ctx context.Context, env *Env, items []tune.Item) (x existing, err error) {
 	for _, it := range items {
 		where, ok := existingSelection(it, o.keepIdle)
-		if !ok {
+		if !o.existing || !ok {
 			continue
 		}
-		fmt.Fprintf(env.Stdout, "\nExisting entries that wait for %s:\n", strings.TrimPrefix(it.Key, tune.Prefix))
 		e := &evictor{env: env, soft: existingGrace, settle: 2 * time.Second, noWait: true, yes: true, stateDir: o.stateDir}
 		e.sel.flags.Where = where
-		if err := e.run(ctx); err != nil && !errors.Is(err, error(found)) {
-			return fmt.Errorf("shorten existing entries: %w", err)
+		x.evictors = append(x.evictors, e)
+		if err := e.prepare(ctx); err != nil {
+			return x, errors.Join(fmt.Errorf("choose existing entries: %w", err), x.close())
+		}
+	}
+	return x, nil
+}
+
+// prepare does what run does before it acts.
+func (e *evictor) prepare(ctx context.Context) (err error) {
+	if err := e.check(); err != nil {
+		return err
+	}
+	if e.table, err = openTable(e.env, ""); err != nil {
+		return err
+	}
+	e.begin()
+	if err := e.protect(); err != nil {
+		return err
+	}
+	return e.choose(ctx)
+}
+
+// shorten shortens them softly: one more packet renews an entry.
+func (x existing) shorten(ctx context.Context) error {
+	for _, e := range x.evictors {
+		fmt.Fprintf(e.env.Stdout, "\nExisting entries, %s:\n", e.sel.flags.Where)
+		e.describe()
+		done := e.chosen.Len() > 0
+		if done {
+			if err := e.carryOut(ctx); err != nil {
+				return err
+			}
+		}
+		if err := e.finish(done); err != nil && !errors.Is(err, error(found)) {
+			return err
 		}
 	}
 	return nil
+}
+
+func (x existing) close() error {
+	var err error
+	for _, e := range x.evictors {
+		if e.table != nil {
+			err = errors.Join(err, e.table.Close())
+		}
+	}
+	return err
 }
 
 // existingSelection is the selection for a timeout that was lowered.

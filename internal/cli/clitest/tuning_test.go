@@ -381,3 +381,37 @@ func TestSecondWriterOfAKey(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 }
+
+// TestExistingEntries: with --existing a lowered timeout reaches the entries
+// that have been idle beyond it, and no others.
+func TestExistingEntries(t *testing.T) {
+	lab.Require(t)
+	lab.SharedLimits(t)
+	h := lab.NewHost(t, "existing")
+	h.Track()
+	idle := lab.Class{Count: 500, Proto: ct.TCP, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured, TimeoutSeconds: 100_000}
+	fresh := idle
+	fresh.TimeoutSeconds, fresh.Port = 431_000, 444
+	fresh.Count = 300
+	between := idle
+	between.TimeoutSeconds, between.Port, between.Count = 360_000, 445, 200
+	h.Fill(idle, fresh, between)
+	b := newBench(t, h)
+	item := tune.Item{Key: tune.TimeoutSetting(ct.TimeoutTCPEstablished), From: "432000", To: "7440"}
+	out := b.mustRun("apply", b.plan(item), "--yes", "--now", "--existing", "--keep-idle", "24h")
+	short := func(port string) (n int) {
+		for _, line := range h.ConntrackList("-p", "tcp", "--dport", port) {
+			if f := strings.Fields(line); len(f) > 4 {
+				for _, x := range f[:5] {
+					if s, err := strconv.Atoi(x); err == nil && s > 6 && s <= 120 {
+						n++
+					}
+				}
+			}
+		}
+		return n
+	}
+	if a, f, m := short("443"), short("444"), short("445"); a != 500 || f != 0 || m != 0 {
+		t.Errorf("shortened: %d of 500 idle, %d of 300 fresh, %d of 200 idle for less than --keep-idle\n%s", a, f, m, out)
+	}
+}
