@@ -6,6 +6,7 @@ import "github.com/spf13/cobra"
 func registry() []func(*Env) *cobra.Command {
 	return []func(*Env) *cobra.Command{
 		newCheck,
+		newExplain,
 		newTop,
 		newList,
 		newWatch,
