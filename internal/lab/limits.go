@@ -203,10 +203,14 @@ func lock(t testing.TB, mode int) {
 		t.Fatal("lab: this test holds the limits already; taking them twice would wait for ever")
 	}
 	held.Store(t.Name(), mode)
-	release, err := acquire(mode, time.Now().Add(lockPatience))
+	asked := time.Now()
+	release, err := acquire(mode, asked.Add(lockPatience))
 	if err != nil {
 		held.Delete(t.Name())
 		t.Fatalf("lab: %v", err)
+	}
+	if waited := time.Since(asked); waited > time.Second {
+		t.Logf("lab: waited %v for others to let go of the limits", waited.Round(time.Second))
 	}
 	t.Cleanup(func() {
 		removeHostsOf(t) // whose entries the next holder's limits might not fit
