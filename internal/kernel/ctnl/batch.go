@@ -140,12 +140,17 @@ func (b *Batch) answer(m message) {
 
 // orig reads the original tuple back out of a message of ours.
 func (b *Batch) orig(i int) ct.Tuple {
+	m, _, err := nextMessage(b.enc.b[b.start[i]:])
+	if err != nil {
+		return ct.Tuple{}
+	}
+	a, _, err := m.attrs()
+	if err != nil {
+		return ct.Tuple{}
+	}
 	var f ct.Flow
-	var d decoder
-	if m, _, err := nextMessage(b.enc.b[b.start[i]:]); err == nil {
-		if a, _, err := m.attrs(); err == nil {
-			d.entry(a, &f)
-		}
+	if new(decoder).entry(a, &f) != nil {
+		return ct.Tuple{}
 	}
 	return f.Orig
 }

@@ -125,9 +125,15 @@ func socket() (int, error) {
 // setOptions asks for what helps and is not needed: short error messages, and
 // room for one answer to every message of a batch.
 func (c *Conn) setOptions() {
-	unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, c.opts.ReceiveBufferBytes) != nil {
-		unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, c.opts.ReceiveBufferBytes)
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	setReceiveBuffer(c.fd, c.opts.ReceiveBufferBytes)
+}
+
+// setReceiveBuffer sets the size, or comes as near as net.core.rmem_max lets a
+// process without CAP_NET_ADMIN in the initial user namespace.
+func setReceiveBuffer(fd, size int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"math/rand/v2"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -54,14 +54,19 @@ func TestKeyIsSealed(t *testing.T) {
 // TestOneDeletion makes sure that in this package one function alone begins a
 // message of type IPCTNL_MSG_CT_DELETE, and one alone makes a keyed Key.
 func TestOneDeletion(t *testing.T) {
-	pkgs, err := parser.ParseDir(token.NewFileSet(), ".", func(i fs.FileInfo) bool {
-		return !strings.HasSuffix(i.Name(), "_test.go")
-	}, 0)
-	if err != nil {
-		t.Fatal(err)
+	names, err := filepath.Glob("*.go")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%d files, %v", len(names), err)
 	}
 	var deletions, keys []string
-	for _, file := range pkgs["ctnl"].Files {
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, d := range file.Decls {
 			fn, ok := d.(*ast.FuncDecl)
 			if !ok {

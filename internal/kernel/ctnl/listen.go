@@ -153,9 +153,7 @@ func Listen(o ListenOptions) (*Listener, error) {
 
 // join sizes the buffer before the first event can arrive.
 func (l *Listener) join(fd int, o *ListenOptions) error {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, o.ReceiveBufferBytes) != nil {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, o.ReceiveBufferBytes)
-	}
+	setReceiveBuffer(fd, o.ReceiveBufferBytes)
 	for i := range numGroups {
 		if o.Groups&(1<<i) == 0 {
 			continue
@@ -186,7 +184,7 @@ func (l *Listener) Run(ctx context.Context, h Handler) error {
 	if err := l.file.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { l.file.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = l.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	read := l.read
 	for {
@@ -258,11 +256,11 @@ func (l *Listener) dropped() uint64 {
 	var info [9]uint32
 	size := uint32(unsafe.Sizeof(info))
 	var errno syscall.Errno
-	l.raw.Control(func(fd uintptr) {
+	err := l.raw.Control(func(fd uintptr) {
 		_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	})
-	if errno != 0 || size < 4*(drops+1) {
+	if err != nil || errno != 0 || size < 4*(drops+1) {
 		return 0
 	}
 	n := info[drops] - l.drops
