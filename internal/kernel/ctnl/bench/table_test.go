@@ -47,6 +47,7 @@ func TestTable(t *testing.T) {
 		t.Run(size, func(t *testing.T) {
 			readers(t, n)
 			writers(t, n)
+			commands(t, n)
 		})
 	}
 	t.Run("events", events)
