@@ -33,7 +33,7 @@ func (s *Stats) add(f *ct.Flow) {
 
 // Group is one group with its key, a text a field.
 type Group struct {
-	Key []string
+	Key []string `json:"key"` // a text a field; "-" where entries lack it
 	Stats
 }
 
@@ -302,15 +302,15 @@ func (t *Table) stats(at int32) Stats {
 }
 
 // Order is what groups are sorted by, the greatest first.
-type Order func(*Stats) uint64
+type Order func(Stats) uint64
 
 // Orders are the orders by name.
 var Orders = map[string]Order{
-	"entries":   func(s *Stats) uint64 { return s.Entries },
-	"assured":   func(s *Stats) uint64 { return s.Assured },
-	"unreplied": func(s *Stats) uint64 { return s.Unreplied },
-	"packets":   func(s *Stats) uint64 { return s.Packets },
-	"bytes":     func(s *Stats) uint64 { return s.Bytes },
+	"entries":   func(s Stats) uint64 { return s.Entries },
+	"assured":   func(s Stats) uint64 { return s.Assured },
+	"unreplied": func(s Stats) uint64 { return s.Unreplied },
+	"packets":   func(s Stats) uint64 { return s.Packets },
+	"bytes":     func(s Stats) uint64 { return s.Bytes },
 }
 
 // Top returns the n greatest groups in order, all for 0. Equal ones stand in
@@ -335,7 +335,7 @@ func (t *Table) Top(n int, by Order) []Group {
 // compare orders group a before b when it is greater.
 func (t *Table) compare(a, b int32, by Order) int {
 	x, y := t.stats(a), t.stats(b)
-	if c := cmp.Compare(by(&y), by(&x)); c != 0 {
+	if c := cmp.Compare(by(y), by(x)); c != 0 {
 		return c
 	}
 	return bytes.Compare(t.bytes(&t.groups[a].key), t.bytes(&t.groups[b].key))
@@ -351,14 +351,14 @@ func (t *Table) selectTop(order []int32, n int, by Order) []int32 {
 		case len(heap) < n:
 			heap = append(heap, g)
 			t.up(heap, by)
-		case by(&s) < least || t.compare(g, heap[0], by) > 0:
+		case by(s) < least || t.compare(g, heap[0], by) > 0:
 			continue
 		default:
 			heap[0] = g
 			t.down(heap, by)
 		}
 		s = t.stats(heap[0])
-		least = by(&s)
+		least = by(s)
 	}
 	return heap
 }
