@@ -10,9 +10,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -434,5 +437,64 @@ func expectHealthy(t *testing.T, a *answer) {
 		if slices.Max(cl.IdleOver[:]) > 0 && cl.Proto == ct.TCP && cl.State == ct.TCPEstablished {
 			t.Errorf("%v of the established flows in use are called idle", cl.IdleOver)
 		}
+	}
+}
+
+// Without rights the count, the limit and the counters are there, the entries
+// are not, and all that is missing is said.
+func TestCheckUnprivileged(t *testing.T) {
+	lab.Require(t)
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := filepath.Join(dir, "ctwarden")
+	build := exec.Command("go", "build", "-o", bin, "../../cmd/ctwarden")
+	if b, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	h := lab.NewHost(t, "nobody")
+	h.Track()
+	h.Fill(lab.Class{Count: 500, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured})
+	const nobody = 65534
+	for name, how := range map[string]struct {
+		args []string
+		uid  uint32
+	}{
+		"as nobody":            {[]string{"check", "--json", "--observe", "100ms"}, nobody},
+		"with /proc/sys bound": {[]string{"check", "--json", "--observe", "100ms", "--log", emptyLog}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(bin, how.args...)
+			if how.uid == 0 {
+				cmd = exec.Command("unshare", append([]string{"-m", "sh", "-c", `mount -o bind,ro /proc/sys /proc/sys && exec "$0" "$@"`, bin}, how.args...)...)
+			} else {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: how.uid, Gid: how.uid}}
+			}
+			var out, errOut bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &errOut
+			if err := h.Do(cmd.Run); err != nil && cmd.ProcessState.ExitCode() != ExitFound {
+				t.Fatalf("%v: %s", err, &errOut)
+			}
+			validate(t, out.Bytes())
+			var a answer
+			if err := json.Unmarshal(out.Bytes(), &a); err != nil {
+				t.Fatal(err)
+			}
+			if n := a.Snapshot.Limits.Count; n.N != 500 {
+				t.Errorf("count %+v, want 500", n)
+			}
+			if !a.Snapshot.Limits.Max.Known || a.Snapshot.Counters.Has == 0 {
+				t.Error("max and counters can be read by anybody, and were not")
+			}
+			if sees := a.Snapshot.Census != nil; sees != (how.uid == 0) {
+				t.Errorf("entries read: %t", sees)
+			}
+			if blind := a.finding("cannot-see") != nil; blind != (how.uid != 0) {
+				t.Errorf("cannot-see raised: %t; %v", blind, a.Blind)
+			}
+		})
 	}
 }
