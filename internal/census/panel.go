@@ -77,8 +77,8 @@ func (p *Panel) First(f *ct.Flow) bool {
 	return true
 }
 
-// Second takes an entry of the second reading, which came elapsed after the
-// first, in the order of the dump.
+// Second takes an entry of the second reading, which came at least elapsed after
+// the first, in the order of the dump.
 func (p *Panel) Second(f *ct.Flow, elapsed time.Duration) {
 	p.readN++
 	_, m := p.find(p.identity(f))

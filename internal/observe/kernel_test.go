@@ -28,14 +28,14 @@ func machine(t *testing.T, o Options) *ct.Snapshot {
 	return s
 }
 
-// mix is a table of many kinds of entries.
+// mix is a table of many kinds of entries, none of which expires during a test.
 var mix = []lab.Class{
 	{Count: 4000, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured, TimeoutSeconds: 400000},
-	{Count: 3000, State: ct.TCPSynSent, Sources: netip.MustParsePrefix("10.2.0.0/15"), Port: 80},
-	{Count: 2000, Proto: ct.UDP, Status: ct.StatusSeenReply, Sources: netip.MustParsePrefix("10.0.3.7/32")},
-	{Count: 500, Proto: ct.UDP, Sources: netip.MustParsePrefix("fd01::/64"), Targets: netip.MustParsePrefix("2001:db8::1/128")},
-	{Count: 200, Proto: ct.ICMP, Zone: 7},
-	{Count: 300, State: ct.TCPTimeWait, Status: ct.StatusSeenReply | ct.StatusAssured, Sources: netip.MustParsePrefix("10.9.0.0/16"), SNAT: netip.MustParseAddr("203.0.113.9")},
+	{Count: 3000, TimeoutSeconds: 100_000, State: ct.TCPSynSent, Sources: netip.MustParsePrefix("10.2.0.0/15"), Port: 80},
+	{Count: 2000, TimeoutSeconds: 100_000, Proto: ct.UDP, Status: ct.StatusSeenReply, Sources: netip.MustParsePrefix("10.0.3.7/32")},
+	{Count: 500, TimeoutSeconds: 100_000, Proto: ct.UDP, Sources: netip.MustParsePrefix("fd01::/64"), Targets: netip.MustParsePrefix("2001:db8::1/128")},
+	{Count: 200, TimeoutSeconds: 100_000, Proto: ct.ICMP, Zone: 7},
+	{Count: 300, TimeoutSeconds: 100_000, State: ct.TCPTimeWait, Status: ct.StatusSeenReply | ct.StatusAssured, Sources: netip.MustParsePrefix("10.9.0.0/16"), SNAT: netip.MustParseAddr("203.0.113.9")},
 }
 
 // TestAgainstConntrack compares a full reading with what conntrack(8) says of
@@ -135,7 +135,7 @@ func TestRates(t *testing.T) {
 			h := lab.NewHost(t, "rates")
 			h.Track()
 			h.Fill(lab.Class{Count: 8000, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured},
-				lab.Class{Count: 2000, Proto: ct.UDP, Sources: netip.MustParsePrefix("10.7.0.0/16")})
+				lab.Class{Count: 2000, Proto: ct.UDP, TimeoutSeconds: 100_000, Sources: netip.MustParsePrefix("10.7.0.0/16")})
 			acted := false
 			s := machine(t, Options{Netns: h.Path(), Panel: panel, Observe: 2 * time.Second, Progress: func(doing string, _ float64) {
 				if doing != "observing" || acted {
@@ -143,7 +143,7 @@ func TestRates(t *testing.T) {
 				}
 				acted = true
 				h.Exec("conntrack", "-D", "-p", "udp")
-				h.Fill(lab.Class{Count: 4000, State: ct.TCPSynSent, Sources: netip.MustParsePrefix("10.8.0.0/16")})
+				h.Fill(lab.Class{Count: 4000, State: ct.TCPSynSent, TimeoutSeconds: 100_000, Sources: netip.MustParsePrefix("10.8.0.0/16")})
 			}})
 			r := s.Rates
 			if r == nil || !r.Panel || s.Census == nil {
@@ -181,7 +181,7 @@ func TestRates(t *testing.T) {
 func TestTrackingSeenFromMovement(t *testing.T) {
 	lab.Require(t)
 	h := lab.NewHost(t, "idle")
-	h.Fill(lab.Class{Count: 10})
+	h.Fill(lab.Class{Count: 10, TimeoutSeconds: 100_000})
 	if s := machine(t, Options{Netns: h.Path(), Observe: 200 * time.Millisecond}); s.Tracking.Active != ct.No || s.Tracking.NAT != ct.No || s.Tracking.DropsUntracked != ct.No {
 		t.Errorf("no rules: %+v", s.Tracking)
 	}

@@ -35,10 +35,10 @@ func (r *reader) moving(ctx context.Context) error {
 	first := r.read(t, true)
 	p := census.NewPanel(r.o.Panel, r.o.Seed)
 	r.publish(first)
-	if err := r.firstDump(ctx, t, p); err != nil {
+	span, err := r.firstDump(ctx, t, p)
+	if err != nil {
 		return err
 	}
-	panelAt := first.at
 	r.dying(ctx, t)
 	if r.o.Observe <= 0 {
 		return nil
@@ -51,7 +51,7 @@ func (r *reader) moving(ctx context.Context) error {
 	r.publish(second)
 	rates := compare(first, second)
 	if r.snap.Census != nil {
-		if err := r.secondDump(ctx, t, p, rates, panelAt); err != nil {
+		if err := r.secondDump(ctx, t, p, rates, span); err != nil {
 			return err
 		}
 	}
@@ -118,8 +118,14 @@ func (r *reader) read(t *table, tell bool) reading {
 	return m
 }
 
+// span is when the panel was read, and how many buckets the table had.
+type span struct {
+	start, end time.Time
+	buckets    uint32
+}
+
 // firstDump takes the census and the panel's first reading.
-func (r *reader) firstDump(ctx context.Context, t *table, p *census.Panel) error {
+func (r *reader) firstDump(ctx context.Context, t *table, p *census.Panel) (span, error) {
 	opts := census.Options{Seed: r.o.Seed, Top: r.o.Top, Sample: r.o.Panel}
 	if r.snap.Tracking.TimeoutPolicies == ct.No {
 		opts.Timeouts = &r.snap.Timeouts
@@ -127,9 +133,15 @@ func (r *reader) firstDump(ctx context.Context, t *table, p *census.Panel) error
 	c := census.New(opts)
 	total := float64(max(r.snap.Limits.Count.Or(0), 1))
 	n := 0
+	at := span{start: time.Now()}
 	d, err := t.dump(ctx, func(f *ct.Flow) bool {
-		if !p.First(f) && !r.o.Full {
-			return false
+		if !p.First(f) {
+			if at.end.IsZero() {
+				at.end = time.Now()
+			}
+			if !r.o.Full {
+				return false
+			}
 		}
 		c.Add(f)
 		if n++; n%(1<<16) == 0 {
@@ -138,16 +150,20 @@ func (r *reader) firstDump(ctx context.Context, t *table, p *census.Panel) error
 		return true
 	})
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return at, ctx.Err()
+	}
+	at.buckets = d.buckets
+	if at.end.IsZero() {
+		at.end = time.Now()
 	}
 	if err != nil {
 		r.blind("the entries of the table", err, t.advice(err))
 		if n == 0 {
-			return nil
+			return at, nil
 		}
 	}
 	r.snap.Census = r.finish(c.Result(), d, err == nil)
-	return nil
+	return at, nil
 }
 
 // finish fills in how complete the reading was.
@@ -167,16 +183,17 @@ func (r *reader) finish(c *ct.Census, d dumped, whole bool) *ct.Census {
 	return c
 }
 
-// secondDump reads the panel again.
-func (r *reader) secondDump(ctx context.Context, t *table, p *census.Panel, rates *ct.Rates, first time.Time) error {
+// secondDump reads the panel again. What has passed since the first reading
+// ended is the least time that an entry can have had to lose seconds in.
+func (r *reader) secondDump(ctx context.Context, t *table, p *census.Panel, rates *ct.Rates, first span) error {
 	start := time.Now()
-	elapsed := start.Sub(first)
+	least := start.Sub(first.end)
 	growth := 1.0
 	if a, b := rates.CountStart, rates.CountEnd; a.Known && b.Known && a.N > 0 {
 		growth = float64(b.N) / float64(a.N)
 	}
 	d, err := t.dump(ctx, func(f *ct.Flow) bool {
-		p.Second(f, elapsed)
+		p.Second(f, least)
 		return !p.Enough(growth)
 	})
 	switch {
@@ -184,10 +201,10 @@ func (r *reader) secondDump(ctx context.Context, t *table, p *census.Panel, rate
 		return ctx.Err()
 	case err != nil:
 		r.blind("births and deaths of entries", err, t.advice(err))
-	case d.resized(r.snap.Limits.Buckets):
+	case d.buckets != first.buckets:
 		r.blind("births and deaths of entries", errResized, "look again when nobody changes nf_conntrack_buckets")
 	default:
-		p.Rates(rates, elapsed)
+		p.Rates(rates, start.Sub(first.start))
 	}
 	return nil
 }

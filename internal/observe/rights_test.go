@@ -107,7 +107,7 @@ func TestProcessOfAnother(t *testing.T) {
 	lab.Require(t, "sleep")
 	h := lab.NewHost(t, "other")
 	h.Track()
-	h.Fill(lab.Class{Count: 100})
+	h.Fill(lab.Class{Count: 100, TimeoutSeconds: 100_000})
 	sleeper := exec.Command("ip", "netns", "exec", h.Name, "setpriv", "--reuid=65534", "--clear-groups", "sleep", "60")
 	if err := sleeper.Start(); err != nil {
 		t.Fatal(err)

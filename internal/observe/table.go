@@ -26,11 +26,6 @@ type dumped struct {
 	buckets       uint32 // 0 if not known
 }
 
-// resized reports whether the hash table is another than before.
-func (d *dumped) resized(before ct.Value) bool {
-	return d.buckets != 0 && before.Known && before.N != int64(d.buckets)
-}
-
 // openTable connects to ctnetlink unless that would load it.
 func (r *reader) openTable() *table {
 	t := &table{r: r, err: ctnl.ErrNotLoaded}
