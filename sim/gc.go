@@ -21,6 +21,17 @@ type gcState struct {
 	seen  int64
 	// 4.12 to 5.14.
 	interval int64 // jiffies
+
+	// While no packet comes, passes that find nothing to do are left out.
+	quiet    int    // buckets looked at in a row without an eviction
+	earliest uint32 // the first deadline among their entries
+}
+
+// note keeps the first deadline.
+func (g *gcState) note(deadline uint32) {
+	if int32(deadline-g.earliest) < 0 {
+		g.earliest = deadline
+	}
 }
 
 // startGC lets collection begin at a random point of its period, as if the
@@ -36,12 +47,45 @@ func (t *Table) startGC() {
 
 // runGC runs the slices that are due before at, each at its own instant.
 func (t *Table) runGC(at Time) {
-	for t.gc.due <= at {
-		if t.gc.due > t.now {
-			t.setClock(t.gc.due)
+	g := &t.gc
+	if g.due > at {
+		return
+	}
+	g.rest(t.jiffies)
+	for g.due <= at {
+		if g.due > t.now {
+			t.setClock(g.due)
 		}
-		delay := t.gcSlice()
-		t.gc.due = t.now + max(delay, t.tick)
+		delay := max(t.gcSlice(), t.tick)
+		g.due = t.now + delay
+		if g.quiet >= len(t.heads) {
+			t.skipQuiet(at, delay)
+		}
+	}
+}
+
+// skipQuiet leaves out the passes before anything can run out, once a whole
+// pass has found nothing: without packets nothing changes meanwhile.
+func (t *Table) skipQuiet(at, delay Time) {
+	g := &t.gc
+	until := at
+	if t.count > 0 {
+		until = min(until, t.now+Time(int32(g.earliest-t.jiffies))*t.tick)
+	}
+	if n := (until - g.due) / delay; n > 0 {
+		g.due += n * delay
+	}
+	g.rest(t.jiffies)
+}
+
+// rest begins the search for a quiet pass anew.
+func (g *gcState) rest(jiffies uint32) { g.quiet, g.earliest = 0, jiffies+1<<30 }
+
+// look notes what a slice found in one bucket.
+func (g *gcState) look(evicted bool) {
+	g.quiet++
+	if evicted {
+		g.quiet = 0
 	}
 }
 
@@ -72,6 +116,7 @@ func (t *Table) gcFraction() Time {
 		if b++; int(b) >= len(t.heads) {
 			b = 0
 		}
+		before := t.count
 		for l := t.heads[b]; l != 0; {
 			scanned++
 			e := &t.entries[l>>1]
@@ -82,9 +127,11 @@ func (t *Table) gcFraction() Time {
 			case limit != 0 && t.count >= limit && canEvict(e):
 				l = t.evict(l, CauseGC)
 			default:
+				t.gc.note(e.deadline)
 				l = e.next[l&1]
 			}
 		}
+		t.gc.look(t.count != before)
 	}
 	t.gc.next = b
 	t.gc.pressed = false
@@ -113,6 +160,7 @@ func (t *Table) gcScan() Time {
 			return Time(spent)
 		}
 		spent += gcBucketNanos
+		before := t.count
 		for l := t.heads[g.next]; l != 0; {
 			if evicted > budget {
 				// The flag goes down unless the pass is overdue.
@@ -136,8 +184,10 @@ func (t *Table) gcScan() Time {
 				evicted++
 				continue
 			}
+			g.note(e.deadline)
 			l = e.next[l&1]
 		}
+		g.look(t.count != before)
 	}
 	g.next = 0
 	g.pressed = false

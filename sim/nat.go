@@ -451,9 +451,9 @@ func (t *Table) natUsedPlain(i int32, k *key) bool {
 		return true
 	}
 	r, _ := k.invert()
-	l := t.find(k, t.hash(k))
+	l := t.find(k, t.hash(k), bothWays)
 	if l == 0 {
-		if l = t.find(&r, t.hash(&r)); l == 0 {
+		if l = t.find(&r, t.hash(&r), bothWays); l == 0 {
 			return false
 		}
 	}
@@ -473,7 +473,7 @@ func (t *Table) natUsedHarder(i int32, k *key, left uint32) bool {
 		return t.natUsed(i, k)
 	}
 	r, _ := k.invert()
-	l := t.find(&r, t.hash(&r))
+	l := t.find(&r, t.hash(&r), bothWays)
 	if l == 0 {
 		return false
 	}

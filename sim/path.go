@@ -123,12 +123,24 @@ func (t *Table) track(k *key, replyZone uint16, p *Packet) Flight {
 	}
 }
 
+// Directions that a lookup may match.
+const (
+	originals = 1 << orig
+	replies   = 1 << reply
+	bothWays  = originals | replies
+)
+
+// lookup finds the link of a packet. Where its zone counts for one direction
+// only, the two directions have different keys.
 func (t *Table) lookup(k *key, h uint32, replyZone uint16) int32 {
-	if l := t.find(k, h); l != 0 || replyZone == k.zone() {
+	if replyZone == k.zone() {
+		return t.find(k, h, bothWays)
+	}
+	if l := t.find(k, h, originals); l != 0 {
 		return l
 	}
 	other := k.withZone(replyZone)
-	return t.find(&other, t.hash(&other))
+	return t.find(&other, t.hash(&other), replies)
 }
 
 // handle runs the tracker of the flow's protocol (nf_conntrack_handle_packet).

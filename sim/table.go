@@ -203,8 +203,9 @@ func (t *Table) unlink(bucket uint32, link int32) {
 }
 
 // find looks a key up and reaps the expired entries that it walks over
-// (____nf_conntrack_find). Links of a direction in another zone do not match.
-func (t *Table) find(k *key, h uint32) (link int32) {
+// (____nf_conntrack_find). It matches links of the directions in ways, a bit
+// for each.
+func (t *Table) find(k *key, h uint32, ways uint8) (link int32) {
 	inv, invertible := k.invertPorts()
 	src, dst := uint32(k.src.lo), uint32(k.dst.lo)
 	v6 := k.v6()
@@ -216,6 +217,7 @@ func (t *Table) find(k *key, h uint32) (link int32) {
 			continue
 		}
 		switch {
+		case ways&(1<<dir) == 0:
 		case e.side != 0:
 			if (dir == orig && e.src == h || dir == reply && e.dst == h) &&
 				t.sides[e.side].keys[dir] == *k {

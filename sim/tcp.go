@@ -209,8 +209,10 @@ func (t *Table) tcpNew(e *entry, s *Segment) bool {
 	k := &e.track
 	*k = track{lastKind: kindNone}
 	e.state = uint8(ct.TCPNone)
-	to := t.rules.tcp[orig][tcpKindOf(s.Flags)][ct.TCPNone]
+	kind := tcpKindOf(s.Flags)
+	to := t.rules.tcp[orig][kind][ct.TCPNone]
 	if to == tcpInvalid || to != ss && !t.knobs.TCPLoose {
+		t.observe(ct.TCP, orig, uint8(kind), uint8(ct.TCPNone))
 		return false
 	}
 	first := &k.seen[orig]
