@@ -247,8 +247,15 @@ func TestZones(t *testing.T) {
 		p.Zone, p.ZoneDir = zone, dir
 		return tab.Packet(0, p)
 	}
-	if !send(true, 0, ZoneBoth).Created || !send(true, 5, ZoneBoth).Created || !send(true, 6, ZoneOrig).Created {
+	if !send(true, 5, ZoneBoth).Created || !send(true, 6, ZoneOrig).Created {
 		t.Fatal("zones do not keep flows apart")
+	}
+	// The answers to both would be the same in zone 0.
+	if r := send(true, 0, ZoneBoth); r.Verdict != Lost {
+		t.Errorf("a flow whose answer is another's: %+v", r)
+	}
+	if r := send(false, 0, ZoneBoth); r.Verdict != Accepted || !r.Reply {
+		t.Errorf("the answer outside the zone of one direction: %+v", r)
 	}
 	if r := send(false, 5, ZoneBoth); r.Verdict != Accepted || !r.Reply {
 		t.Errorf("the answer in its zone: %+v", r)
