@@ -36,7 +36,12 @@ func floodAssured(f *facts) []finding {
 		fd.Figures["source"] = src.addr().String()
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s, %s, holds at least %s entries; it completed handshakes, so the address is real.",
 			src.addr(), f.who(src.addr()), num(f.estimate(src.share))))
-		fd.doubts = append(fd.doubts, f.behind(src))
+		if note := f.behind(src); note != "" {
+			fd.doubts = append(fd.doubts, note)
+		}
+		if f.isInside(src.addr()) {
+			fd.doubts = append(fd.doubts, "a program inside that never closes its connections looks the same")
+		}
 	case many:
 		fd.clause += ", from " + f.addresses(f.c.DistinctSources)
 		if net, ok := f.heaviest(f.c.SourcePrefixes); ok && net.share >= majority && net.of(net.Assured) >= majority {

@@ -86,7 +86,7 @@ func timeoutInvalid(f *facts) []finding {
 	}
 	list := strings.Join(bad, ", ")
 	fd.Title = plural(len(bad), "timeout ends", "timeouts end") + " connections at their next packet: " + list
-	fd.clause = list + " ends each such connection at its next packet"
+	fd.clause = plural(len(bad), "timeout ends", "timeouts end") + " connections at their next packet: " + list
 	fd.Figures = map[string]any{"settings": bad}
 	fd.Evidence = []string{"The kernel accepts zero and negative timeouts, and takes them as \"expired now\"."}
 	fd.Remedies = append(fd.Remedies, report.Remedy{When: report.ForGood,

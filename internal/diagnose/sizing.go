@@ -35,7 +35,11 @@ func kernelMax(v ct.KernelVersion, ram int64) int64 {
 // entryBytes is what one entry costs: its slab object, measured where the slab
 // could be read, and the least extension block.
 func (f *facts) entryBytes() int64 {
-	return f.s.Memory.SlabObjectBytes.Or(objectBytes) + extensionBytes
+	object := f.s.Memory.SlabObjectBytes.Or(objectBytes)
+	if object < minObjectBytes || object > maxObjectBytes {
+		object = objectBytes
+	}
+	return object + extensionBytes
 }
 
 // tableBytes prices a full table.

@@ -71,6 +71,8 @@ const (
 // (NF_CT_EXT_PREALLOC), which most entries get. bucketBytes is a hash bucket.
 const (
 	objectBytes    = 256
+	minObjectBytes = 128 // what lies outside of these is no struct nf_conn
+	maxObjectBytes = 1024
 	extensionBytes = 128
 	bucketBytes    = 8
 )

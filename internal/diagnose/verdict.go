@@ -24,6 +24,9 @@ func verdict(f *facts, all []finding) report.Verdict {
 	case cause != nil:
 		v.Cause, v.Confidence, v.Doubts = cause.cause, cause.confidence, cause.doubts
 		clause := cause.clause
+		if cause.cause == report.CauseMisconfig && !f.pressed() {
+			state = ""
+		}
 		if slices.Contains(cause.explains, codeEarlyDropDefeated) {
 			clause += f.defeat()
 		}
@@ -45,6 +48,9 @@ func verdict(f *facts, all []finding) report.Verdict {
 	}
 	return v
 }
+
+// pressed reports whether the table itself is, or lately was, in trouble.
+func (f *facts) pressed() bool { return f.full || f.near || f.evicting || f.recent }
 
 // gravest is the unexplained cause that is most severe; of equals, the one
 // that stands first.
@@ -198,6 +204,8 @@ func (f *facts) severity(share float64) (report.Severity, bool) {
 	case f.full || f.near || f.evicting:
 		return report.Warning, true
 	case f.fillKnown && share*f.fill >= notableHeld:
+		return report.Notice, true
+	case f.s.Limits.Max.Known && f.s.Limits.Max.N == 0 && share*float64(f.peak) >= notableHeld*float64(max(kernelMax(f.s.Version, f.s.Memory.TotalBytes.Or(0)), minEntries)):
 		return report.Notice, true
 	case f.recent && f.looked:
 		return report.Notice, share >= majority
