@@ -81,7 +81,7 @@ func (o *planning) makePlan(ctx context.Context, env *Env, who tune.Owners) (*tu
 	if err != nil {
 		return nil, err
 	}
-	opt.BusyNetns, opt.Unreached = neighbours(ctx, s)
+	opt.BusyNetns, opt.OtherEntries, opt.Unreached = neighbours(ctx, s)
 	p, err := tune.New(s, opt)
 	if err != nil {
 		return nil, &HintError{err, "`ctwarden check` says what switches tracking on"}
@@ -135,12 +135,13 @@ func parseShare(s string) (float64, error) {
 const busyShare = 0.1
 
 // neighbours counts the namespaces that could fill their tables, this one
-// included, and names those with entries that the plan does not reach.
-func neighbours(ctx context.Context, s *ct.Snapshot) (busy int, unreached []string) {
+// included, the entries of the others, and names those that the plan does not
+// reach.
+func neighbours(ctx context.Context, s *ct.Snapshot) (busy int, entries int64, unreached []string) {
 	busy = 1
 	all, err := nslist.List(ctx, nslist.Options{})
 	if err != nil {
-		return busy, nil
+		return busy, 0, nil
 	}
 	for _, n := range all.Namespaces {
 		if n.Inode == s.Netns.Inode || n.Count.Or(0) == 0 {
@@ -149,9 +150,10 @@ func neighbours(ctx context.Context, s *ct.Snapshot) (busy int, unreached []stri
 		if float64(n.Count.N) >= busyShare*float64(s.Limits.Max.Or(0)) {
 			busy++
 		}
+		entries += n.Count.N
 		unreached = append(unreached, n.Label())
 	}
-	return busy, unreached
+	return busy, entries, unreached
 }
 
 // loadPlan reads a saved plan; "-" is standard input.

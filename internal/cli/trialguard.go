@@ -21,6 +21,10 @@ func (o *keeping) guardArgs(id string) []string {
 	return args
 }
 
+// timerOf is the name under which a timer may have been set besides; which one
+// is known only once both are armed.
+func timerOf(id string) string { return id + ".timer" }
+
 // newTrialGuard is the dead-man itself; apply starts it.
 func newTrialGuard(env *Env) *cobra.Command {
 	var o keeping
@@ -38,7 +42,8 @@ func newTrialGuard(env *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if log.Op(args[0]) == nil {
+			op := log.Op(args[0])
+			if op == nil {
 				return journal.ErrUnknown
 			}
 			deadman.Ready()
@@ -47,7 +52,7 @@ func newTrialGuard(env *Env) *cobra.Command {
 				// Told to stop: nobody would undo the trial later.
 				_, err = k.Expire(context.WithoutCancel(cmd.Context()), args[0])
 			}
-			return errors.Join(err, k.Deadman.Disarm(args[0], ""))
+			return errors.Join(err, k.Deadman.Disarm(args[0], timerOf(op.ID)))
 		},
 	}
 	o.register(env, c.Flags())

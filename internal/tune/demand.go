@@ -276,7 +276,9 @@ func (b *builder) passSeconds(t *ct.Timeouts) float64 {
 	case !v.AtLeast(5, 18):
 		return 120
 	}
-	sum, n := 100*60.0, 100.0
+	// What other namespaces hold is taken to be long-lived, the slower case.
+	other := 2 * float64(max(b.o.OtherEntries, 0))
+	sum, n := 100*60+other*300, 100+other
 	if b.s.Census != nil {
 		for _, c := range b.s.Census.Classes {
 			left, ok := waitSeconds(t, c.ClassKey)

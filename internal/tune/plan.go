@@ -55,6 +55,9 @@ type Options struct {
 	// BusyNetns are the namespaces that could fill their tables at one time;
 	// the limit applies to each. 0 means 1.
 	BusyNetns int
+	// OtherEntries are those of all other namespaces: the garbage collector
+	// paces itself by the mean of the whole host.
+	OtherEntries int64
 	// Unreached names other namespaces with entries, which no timeout of this
 	// plan reaches.
 	Unreached []string
