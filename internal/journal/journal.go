@@ -301,10 +301,16 @@ func (tx *Tx) close() error {
 	if tx.size <= tx.j.opt.MaxBytes || tx.broken != nil {
 		return nil
 	}
+	tx.shorten()
+	return nil
+}
+
+// shorten compacts a journal that has grown too long. What was recorded is
+// durable already, so a failure is only told.
+func (tx *Tx) shorten() {
 	if err := tx.compact(); err != nil {
 		tx.j.opt.Warn(fmt.Sprintf("journal %q could not be shortened: %v", tx.j.path(), err))
 	}
-	return nil
 }
 
 // compact rewrites the journal with every open operation and the newest

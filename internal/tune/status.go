@@ -190,5 +190,5 @@ func (s *Standing) text(w io.Writer) {
 		}
 		fmt.Fprintf(tw, "  %s\t%s -> %s\tnow %s\t%s\n", strings.TrimPrefix(k.Key, Prefix), k.Before, k.After, orUnknown(k.Live), oneLine(note))
 	}
-	tw.Flush() //nolint:errcheck // the caller's next write tells
+	tw.Flush()
 }

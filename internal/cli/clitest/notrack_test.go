@@ -67,7 +67,7 @@ func TestNotrackRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.Server.Exec("nft", "-f", b.dir+"/rules")
-			defer p.Server.TryExec("nft", "delete", "table", strings.Fields(tt.rules)[1], "ctwfw") //nolint:errcheck // the namespace goes anyway
+			defer p.Server.TryExec("nft", "delete", "table", strings.Fields(tt.rules)[1], "ctwfw")
 			out, code := b.run("notrack", "--dport", "53", "--install", "--yes")
 			if code != cli.ExitFound || !strings.Contains(out, "not proven") || !strings.Contains(out, tt.want) {
 				t.Errorf("%d\n%s", code, out)
