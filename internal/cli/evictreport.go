@@ -117,7 +117,9 @@ func (e *evictor) printGroups(head string, top []flowgroup.Group, t *flowgroup.T
 		key := strings.TrimSuffix(strings.Join(g.Key, " "), " -")
 		parts = append(parts, key+" "+strconv.FormatUint(g.Entries, 10))
 	}
-	if rest := t.Groups() - len(top); rest > 0 {
+	if _, forgotten := t.Error(); forgotten > 0 {
+		parts = append(parts, "very many more")
+	} else if rest := t.Groups() - len(top); rest > 0 {
 		parts = append(parts, fmt.Sprintf("%d more", rest))
 	}
 	e.line(head, "%s", strings.Join(parts, ", "))

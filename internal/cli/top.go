@@ -18,6 +18,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/census"
 	"github.com/ctwarden/ctwarden/internal/flowexpr"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/tui"
 )
 
@@ -182,7 +183,7 @@ type topSource struct {
 
 // Read reads the panel once more and compares it with the last time.
 func (s *topSource) Read(ctx context.Context) (*tui.Reading, error) {
-	now := s.env.Now()
+	now, used := s.env.Now(), procfs.CPUTime()
 	g, err := s.table.GlobalStats()
 	if err != nil {
 		return nil, err
@@ -201,7 +202,7 @@ func (s *topSource) Read(ctx context.Context) (*tui.Reading, error) {
 		return nil, err
 	}
 	s.compare(r, counters)
-	r.Cost = s.env.Now().Sub(now)
+	r.Cost = procfs.CPUTime() - used
 	s.last.time, s.last.panel, s.last.counters, s.last.count = now, panel, counters, r.Limits.Count
 	return r, nil
 }

@@ -67,7 +67,7 @@ func (p *Preview) count(f *ct.Flow) {
 func (s *Selection) softFor(e *entry, seconds uint32) uint32 { return max(seconds, uint32(e.floor)) }
 
 // maxGroups bounds the memory of a preview; it shows a handful of each.
-const maxGroups = 1 << 16
+const maxGroups = 1 << 18
 
 func groups(by string, o flowgroup.Owners) *flowgroup.Table {
 	b, err := flowgroup.Parse(by, o)

@@ -21,7 +21,8 @@ type Reading struct {
 	Rates *ct.Rates
 	// Timeouts for idle times, nil if those cannot be told.
 	Timeouts *ct.Timeouts
-	// Cost is how long the reading took: nearly all of it is the kernel's work.
+	// Cost is the processor time that the reading took, nearly all of it the
+	// kernel's.
 	Cost time.Duration
 }
 

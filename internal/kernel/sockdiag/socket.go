@@ -54,7 +54,7 @@ func listHere(mods *procfs.Modules) ([]Socket, error) {
 		proto        ct.Proto
 		name, symbol string
 	}{{ct.TCP, "tcp_diag", "tcp_diag_dump"}, {ct.UDP, "udp_diag", "udp_diag_dump"}} {
-		present := mods.State("inet_diag", "inet_diag_rcv_skb").Present() && mods.State(p.name, p.symbol).Present()
+		present := mods.Monolithic() || mods.State("inet_diag", "inet_diag_rcv_skb").Present() && mods.State(p.name, p.symbol).Present()
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			socks, err := listOne(p.proto, family, present)
 			if err != nil {
