@@ -90,8 +90,40 @@ func runCheck(t *testing.T, args ...string) *answer {
 	if err := json.Unmarshal(out.Bytes(), a); err != nil {
 		t.Fatal(err)
 	}
+	for _, f := range a.Findings {
+		for _, r := range f.Remedies {
+			for _, c := range append(r.Commands, r.Undo...) {
+				understands(t, c)
+			}
+		}
+	}
 	t.Logf("exit %d: %s (%s, %s)", code, a.Verdict.Text, a.Verdict.Cause, a.Verdict.Confidence)
 	return a
+}
+
+// understands checks that a command of this program, as a remedy prints it,
+// exists and has the flags that it is given.
+func understands(t *testing.T, line string) {
+	t.Helper()
+	rest, ok := strings.CutPrefix(line, "ctwarden ")
+	if !ok {
+		return
+	}
+	var args []string
+	for i, part := range strings.Split(rest, "'") {
+		if i%2 == 1 {
+			args = append(args, part)
+		} else {
+			args = append(args, strings.Fields(part)...)
+		}
+	}
+	cmd, flags, err := newRoot(&Env{Getenv: func(string) string { return "" }, Now: time.Now}).Find(args)
+	if err == nil {
+		err = cmd.ParseFlags(flags)
+	}
+	if err != nil {
+		t.Errorf("advice %q: %v", line, err)
+	}
 }
 
 func validate(t *testing.T, b []byte) {
