@@ -71,10 +71,11 @@ func (d Deadman) copySelf(id string) (path string, err error) {
 	}
 	defer in.Close()
 	path = d.program(id)
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o700)
-	if errors.Is(err, fs.ErrExist) {
+	if _, err := os.Lstat(path); err == nil {
 		return path, nil // of a guard that waits already
 	}
+	unfinished := path + ".new"
+	out, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o700)
 	if err != nil {
 		return "", err
 	}
@@ -82,8 +83,11 @@ func (d Deadman) copySelf(id string) (path string, err error) {
 	if err == nil && n == maxProgram {
 		err = errors.New("it is too large")
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(path))
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = os.Rename(unfinished, path)
+	}
+	if err != nil {
+		return "", errors.Join(err, os.Remove(unfinished))
 	}
 	return path, nil
 }

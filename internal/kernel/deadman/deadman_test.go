@@ -1,0 +1,74 @@
+package deadman
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("DEADMAN_TEST_GUARD") != "" {
+		Ready()
+		time.Sleep(50 * time.Millisecond)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestArmRefusesAGuardThatIsNotReady: a program that ends without a word is no
+// guard, and nothing of it stays.
+func TestArmRefusesAGuardThatIsNotReady(t *testing.T) {
+	d := Deadman{Dir: t.TempDir(), Args: func(string) []string { return []string{"-test.run=^$"} }}
+	name, err := d.Arm("20260301-120000", Boottime()+time.Hour)
+	if err == nil {
+		t.Fatalf("armed as %q", name)
+	}
+	if left, _ := filepath.Glob(filepath.Join(d.Dir, "guard-*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestArm(t *testing.T) {
+	if hasSystemd() {
+		t.Skip("it would set a timer of this machine's systemd")
+	}
+	t.Setenv("DEADMAN_TEST_GUARD", "1")
+	d := Deadman{Dir: t.TempDir(), Args: func(string) []string { return nil }}
+	name, err := d.Arm("20260301-120000", Boottime()+time.Hour)
+	if err != nil || !strings.HasPrefix(name, "pid ") {
+		t.Fatalf("%q, %v", name, err)
+	}
+	if err := d.Disarm("20260301-120000", name); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(d.Dir, "guard-*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestIDsStayInside: an id cannot lead the copy out of the state directory.
+func TestIDsStayInside(t *testing.T) {
+	d := Deadman{Dir: "/state"}
+	if p := d.program("../../etc/x"); p != "/state/guard-x" {
+		t.Errorf("%q", p)
+	}
+}
+
+func TestClock(t *testing.T) {
+	start := Boottime()
+	if err := (Clock{}).Until(t.Context(), start+30*time.Millisecond); err != nil || Boottime() < start+30*time.Millisecond {
+		t.Errorf("%v after %s", err, Boottime()-start)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := (Clock{}).Until(ctx, Boottime()+time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if id, err := BootID(); err != nil || len(id) != 36 {
+		t.Errorf("%q, %v", id, err)
+	}
+}
