@@ -33,8 +33,8 @@ func TestArmRefusesAGuardThatIsNotReady(t *testing.T) {
 }
 
 func TestArm(t *testing.T) {
-	if hasSystemd() {
-		t.Skip("it would set a timer of this machine's systemd")
+	if hasSystemd() && os.Geteuid() != 0 {
+		t.Skip("setting a timer of systemd needs root")
 	}
 	t.Setenv("DEADMAN_TEST_GUARD", "1")
 	d := Deadman{Dir: t.TempDir(), Args: func(string) []string { return nil }}
