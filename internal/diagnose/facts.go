@@ -127,10 +127,15 @@ func (f *facts) here(e *klog.Episode) bool {
 		return false
 	}
 	if e.NetnsInode != 0 {
-		return e.NetnsInode == f.s.Netns.Inode
+		return e.NetnsInode == f.s.Netns.Inode && !neverRefused(&f.s.Counters)
 	}
 	return f.s.Netns.Initial != ct.No || !f.s.Version.AtLeast(6, 17)
 }
+
+// neverRefused reports whether a namespace has refused nothing since it was
+// made. A line of the log that bears its number is then of an earlier one: the
+// kernel gives numbers out again.
+func neverRefused(c *ct.Counters) bool { return c.Has&ct.CounterDrop != 0 && c.Drop == 0 }
 
 // foreign reports whether an episode is of another machine: logs are collected
 // in one place and named with --log.

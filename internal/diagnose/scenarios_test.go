@@ -126,6 +126,14 @@ var scenarios = []scenario{
 		func(in *Input) { in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026531840, Pid: 1, Comm: "systemd"}} },
 	), report.CauseNone, codeTableWasFull, []string{"Nothing is wrong"}},
 
+	{"number-given-out-again", fixture(
+		logged(40*time.Minute, 12*time.Minute, 4026532245, 9, 492),
+		func(in *Input) {
+			in.Snapshot.Netns = ct.Netns{Inode: 4026532245, Name: "web", Initial: ct.No}
+			in.Snapshot.Namespaces = []ct.Namespace{{Inode: 4026532245, Names: []string{"web"}, Counters: in.Snapshot.Counters}}
+		},
+	), report.CauseNone, codeTableWasFull, []string{"Nothing is wrong"}},
+
 	{"another-host-full", fixture(
 		logged(40*time.Minute, 12*time.Minute, 0, 9, 492),
 		func(in *Input) { in.Log.Episodes[0].Host = "db3.example.org" },

@@ -309,11 +309,11 @@ func (f *facts) namespace(inode uint64) string {
 	return n.Label() + ", " + s
 }
 
-// find returns the namespace with an inode.
+// find returns the namespace that a line of the log speaks of.
 func (f *facts) find(inode uint64) (ct.Namespace, bool) {
-	for _, n := range f.s.Namespaces {
-		if n.Inode == inode {
-			return n, true
+	for i := range f.s.Namespaces {
+		if n := &f.s.Namespaces[i]; n.Inode == inode && !neverRefused(&n.Counters) {
+			return *n, true
 		}
 	}
 	return ct.Namespace{}, false
