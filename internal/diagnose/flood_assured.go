@@ -101,7 +101,7 @@ func (f *facts) hostName(h holder) string {
 
 func (f *facts) assuredRemedies(src holder, named bool) []report.Remedy {
 	out := f.room()
-	if named && !f.isSelf(src.addr()) {
+	if named && !f.isSelf(src.addr()) && f.c.DistinctSources >= fewSources {
 		out = append(out, f.cutOff(src))
 	}
 	const risk = "connections that stay silent longer than this lose their entry: databases, SSH and MQTT without keepalives; behind NAT for good. Never below 7,440 s"

@@ -154,3 +154,24 @@ func TestUnansweredSourceIsDoubted(t *testing.T) {
 		}
 	}
 }
+
+// Where a handful of addresses carries everything, each may be a load balancer:
+// nobody is to be cut off.
+func TestFewSourcesAreNotCutOff(t *testing.T) {
+	silent := func(distinct uint64) Input {
+		return fixture(classes(class(ct.TCP, ct.TCPEstablished, true, true, 262144, 262000)), grew(90, 0), rearmed(0), spreadOver(distinct, 0),
+			sources(heavy("192.0.2.66", 200000, to(ct.TCP, 80, 1), made(200000, 200000, 0, 0))))
+	}
+	for distinct, want := range map[uint64]bool{3: false, 300: true} {
+		fd := Run(silent(distinct)).Finding(codeFloodAssured)
+		if fd == nil {
+			t.Fatalf("%d sources: no %s", distinct, codeFloodAssured)
+		}
+		cut := slices.ContainsFunc(fd.Remedies, func(r report.Remedy) bool {
+			return slices.ContainsFunc(r.Commands, func(c string) bool { return strings.Contains(c, "cutoff") })
+		})
+		if cut != want {
+			t.Errorf("%d sources: cutting one off is offered: %t", distinct, cut)
+		}
+	}
+}

@@ -40,10 +40,11 @@ const (
 	// botConnections is how many lasting, silent connections of one address a
 	// person or an application rarely holds.
 	botConnections = 30
-	// fewSources is "a handful": with fewer, the heaviest is no outlier.
+	// fewSources is "a handful": with fewer, the heaviest is no outlier, and
+	// nobody is to be cut off.
 	fewSources = 5
 	// memoryShare of RAM is what the table may take without a word, and
-	// memoryRefuse of it what no advice of ours goes beyond.
+	// memoryAdvice of it what no advice of ours goes beyond.
 	memoryShare  = 0.25
 	memoryAdvice = 0.10
 	// costlyChain is the mean chain at the limit from which look-ups cost more
