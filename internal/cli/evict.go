@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -113,8 +114,10 @@ func (e *evictor) run(ctx context.Context) (err error) {
 	if err := e.refuseWhole(); err != nil {
 		return err
 	}
-	if ok, err := e.confirm(); !ok {
-		return errors.Join(e.finish(false), err, found)
+	if ok, err := e.confirm(ctx); err != nil {
+		return err
+	} else if !ok {
+		return errors.Join(e.finish(false), found)
 	}
 	if err := e.carryOut(ctx); err != nil {
 		return err
@@ -217,24 +220,29 @@ func (e *evictor) refuseWhole() error {
 const wholeTableAt = 50
 
 // confirm asks on a terminal, unless --yes has answered.
-func (e *evictor) confirm() (bool, error) {
+func (e *evictor) confirm(ctx context.Context) (bool, error) {
 	if e.yes {
 		return true, nil
 	}
-	n := e.count()
 	if !e.env.StdinTTY || e.json {
 		e.say("Nothing was done. --yes does it.\n")
 		return false, nil
 	}
-	fmt.Fprintf(e.env.Stderr, "Type %d to go ahead, anything else to leave it: ", n)
-	line, err := bufio.NewReader(e.env.Stdin).ReadString('\n')
-	if strings.TrimSpace(line) == fmt.Sprint(n) {
-		return true, nil
+	fmt.Fprintf(e.env.Stderr, "Type %d to go ahead, anything else to leave it: ", e.count())
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(e.env.Stdin).ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case typed := <-answer:
+		if typed == strconv.Itoa(e.count()) {
+			return true, nil
+		}
 	}
 	e.say("Nothing was done.\n")
-	if errors.Is(err, context.Canceled) {
-		return false, err
-	}
 	return false, nil
 }
 

@@ -357,3 +357,30 @@ func TestSSHIsSpared(t *testing.T) {
 	}
 	web.Close()
 }
+
+// TestTypedConfirmation: on a terminal the number of entries must be typed in.
+func TestTypedConfirmation(t *testing.T) {
+	lab.Require(t)
+	h := lab.NewHost(t, "typed")
+	h.Fill(lab.Class{Count: 30, Proto: ct.UDP, TimeoutSeconds: 500})
+	ask := func(ctx context.Context, stdin io.Reader) (int, string) {
+		var out bytes.Buffer
+		env := &Env{Args: []string{"evict", "-p", "udp", "--netns", h.Name, "--state-dir", t.TempDir()}, Stdin: stdin, StdinTTY: true,
+			Stdout: &out, Stderr: &out, Getenv: func(string) string { return "" }, Now: time.Now, Width: 80}
+		return Run(ctx, env), out.String()
+	}
+	for _, typed := range []string{"", "\n", "y\n", "29\n", "yes\n"} {
+		if code, out := ask(t.Context(), strings.NewReader(typed)); code != ExitFound || !strings.Contains(out, "Type 30 to go ahead") || h.Count() != 30 {
+			t.Errorf("%q: code %d, %d entries\n%s", typed, code, h.Count(), out)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	silent, _ := io.Pipe()
+	if code, _ := ask(ctx, silent); code != ExitFailed || h.Count() != 30 {
+		t.Errorf("interrupted: code %d, %d entries", code, h.Count())
+	}
+	if code, out := ask(t.Context(), strings.NewReader("30\n")); code != ExitOK || h.Count() != 0 {
+		t.Errorf("code %d, %d entries\n%s", code, h.Count(), out)
+	}
+}

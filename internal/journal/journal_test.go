@@ -311,6 +311,41 @@ func TestSideFile(t *testing.T) {
 	}
 }
 
+// TestSideFilesAreBounded: old ones go, those of open operations stay.
+func TestSideFilesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Unix(1_800_000_000, 0)
+	j := New(disk.OS{}, dir, Options{Now: func() time.Time { now = now.Add(time.Second); return now }})
+	var open *Op
+	for i := range 40 {
+		err := j.Do(t.Context(), func(tx *Tx) error {
+			id := tx.NewID()
+			s, err := tx.Side(id)
+			if err != nil {
+				return err
+			}
+			if err := s.Close(); err != nil {
+				return err
+			}
+			if _, err = tx.Begin(Op{ID: id, Actor: "evict", Entries: &Entries{Action: "shorten", SideFile: s.Name()}}); err != nil || i == 3 {
+				open = tx.Log().Op(id)
+				return err
+			}
+			return tx.Mark(id, Change{State: Confirmed})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := disk.OS{}.ReadDir(filepath.Join(dir, sideDir))
+	if err != nil || len(names) > maxSideFiles+1 {
+		t.Errorf("%d side files, %v", len(names), err)
+	}
+	if _, err := j.ReadSide(open); err != nil {
+		t.Errorf("the side file of an open operation: %v", err)
+	}
+}
+
 func TestOneWriterAtATime(t *testing.T) {
 	fs := disk.OS{}
 	d := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/flowrec"
@@ -52,6 +53,9 @@ func (tx *Tx) Side(id string) (*Side, error) {
 	if err := tx.j.fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory %q: %w", dir, err)
 	}
+	if err := tx.thinSideFiles(dir); err != nil {
+		return nil, err
+	}
 	name := id + sideSuffix
 	f, err := tx.j.fs.Create(filepath.Join(dir, name), 0o600)
 	if err != nil {
@@ -60,6 +64,27 @@ func (tx *Tx) Side(id string) (*Side, error) {
 	s := &Side{f: f, w: bufio.NewWriterSize(f, 64<<10), fs: tx.j.fs, dir: dir, name: name}
 	s.write([]byte(sideMagic))
 	return s, nil
+}
+
+// maxSideFiles is how many side files are kept, those of open operations aside.
+const maxSideFiles = 16
+
+// thinSideFiles makes room for one more: the oldest go first. Their names are
+// ids, which sort by time.
+func (tx *Tx) thinSideFiles(dir string) error {
+	names, err := tx.j.fs.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	for i := 0; i <= len(names)-maxSideFiles; i++ {
+		if o := tx.log.Op(strings.TrimSuffix(names[i], sideSuffix)); o != nil && o.State.Open() {
+			continue
+		}
+		if err := tx.j.fs.Remove(filepath.Join(dir, names[i])); err != nil {
+			return fmt.Errorf("remove side file %q: %w", names[i], err)
+		}
+	}
+	return nil
 }
 
 // Name is the side file's name for [Entries].
