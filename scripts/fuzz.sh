@@ -16,5 +16,5 @@ while IFS=: read -r file _ line; do
 		printf '%s\nFAIL  %s\n' "$out" "$dir $target"
 		status=1
 	fi
-done < <(git ls-files '*_test.go' | xargs grep -nE '^func Fuzz[A-Za-z0-9_]*\(')
+done < <(git grep -nE "^func Fuzz[A-Za-z0-9_]*\\(" -- "*_test.go")
 exit $status
