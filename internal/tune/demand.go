@@ -86,6 +86,7 @@ func (b *builder) blindDemand() {
 		return assumedTimeWaitS
 	}
 	base := float64(d.Count)
+	b.blind = b.o.PeakNew > 0
 	d.PeakBefore = max(base, d.PeakNewPerSecond*(stay(&b.s.Timeouts)+d.LagBeforeSeconds))
 	d.PeakAfter = max(base, d.PeakNewPerSecond*(stay(&b.planned)+d.LagAfterSeconds))
 }

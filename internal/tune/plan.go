@@ -196,6 +196,7 @@ type builder struct {
 	o       Options
 	p       *Plan
 	floors  floors
+	blind   bool        // the load is what the user says, and nothing of it is to be seen yet
 	tight   bool        // the load needs enough of the table for shorter timeouts to matter
 	planned ct.Timeouts // after the plan
 	max     int64       // after the plan
