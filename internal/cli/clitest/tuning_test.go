@@ -415,3 +415,34 @@ func TestExistingEntries(t *testing.T) {
 		t.Errorf("shortened: %d of 500 idle, %d of 300 fresh, %d of 200 idle for less than --keep-idle\n%s", a, f, m, out)
 	}
 }
+
+// TestVerifyNamesTheConflict: what was confirmed holds now and at the next
+// boot, until a file that is read later says otherwise.
+func TestVerifyNamesTheConflict(t *testing.T) {
+	lab.Require(t)
+	if testing.Short() {
+		t.Skip("changes the global limits")
+	}
+	limits := lab.ExclusiveLimits(t)
+	before := limits.Max()
+	want := before + 8192
+	b := newBench(t, nil)
+	b.mustRun("apply", b.plan(tune.Item{Key: tune.KeyMax, From: strconv.Itoa(before), To: strconv.Itoa(want)}), "--yes", "--now")
+	if limits.Max() != want {
+		t.Fatalf("max is %d", limits.Max())
+	}
+	if out, code := b.run("verify"); code != 0 {
+		t.Errorf("verify: %d\n%s", code, out)
+	}
+	later := filepath.Join(b.dir, "root/etc/sysctl.d/99-zz.conf")
+	if err := os.WriteFile(later, []byte("net.netfilter.nf_conntrack_max = 65536\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := b.run("verify"); code != cli.ExitFound || !strings.Contains(out, "the next boot gives 65536") || !strings.Contains(out, "99-zz.conf") {
+		t.Errorf("verify with a later file: %d\n%s", code, out)
+	}
+	b.mustRun("revert")
+	if limits.Max() != before {
+		t.Errorf("max is %d after revert", limits.Max())
+	}
+}
