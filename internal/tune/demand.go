@@ -72,7 +72,9 @@ func (b *builder) demand() {
 		d.PeakBefore += d.PeakNewPerSecond * d.LagBeforeSeconds
 		d.PeakAfter += d.PeakNewPerSecond * d.LagAfterSeconds
 	}
-	d.BurstAfter = d.PeakAfter + d.PeakNewPerSecond*(b.met(b.slowestPass())-d.LagAfterSeconds)
+	// From calm the first pass may come so late that all that arrived until
+	// then still counts; it sets the pace of the next by what it finds.
+	d.BurstAfter = max(d.PeakAfter, d.PeakNewPerSecond*b.met(b.slowestPass()))
 }
 
 // blindDemand knows nothing of the composition: every flow is taken for a
@@ -289,6 +291,8 @@ func (b *builder) passSeconds(t *ct.Timeouts) float64 {
 			entries := b.scaled(c.Entries)
 			if was, ok := waitSeconds(&b.s.Timeouts, c.ClassKey); ok && waiting(c.ClassKey) {
 				entries *= left / was
+			}
+			if c.State != ct.TCPEstablished || c.Proto != ct.TCP {
 				left /= 2 // spread evenly between full and none
 			}
 			sum += 2 * entries * min(max(left, 1), 300) // it stands in two buckets
