@@ -213,17 +213,19 @@ type Change struct {
 // with FIXED_TIMEOUT; unix.EBUSY for a status that has lost a bit since the entry
 // was read.
 func (b *Batch) Update(k Key, ch Change) error {
-	if !k.keyed {
+	if !k.valid() {
 		return errNoKey
 	}
+	orig := k.Orig()
 	if ch == (Change{}) {
-		return fmt.Errorf("entry %q: nothing to change", k.orig)
+		return fmt.Errorf("entry %q: nothing to change", orig)
 	}
-	start, err := b.begin(ctNew, 0, family(k.orig))
+	start, err := b.begin(ctNew, 0, family(orig))
 	if err != nil {
 		return err
 	}
-	b.enc.change(&k, ch)
+	b.enc.names(orig, k.zone, k.zoneOrig)
+	b.enc.change(ch, k.status)
 	b.enc.end(start)
 	return nil
 }
@@ -233,14 +235,16 @@ func (b *Batch) Update(k Key, ch Change) error {
 // also got the memory of the old, for then it has the same id too (nf_ct_get_id
 // makes the id of an entry's address and tuple).
 func (b *Batch) Delete(k Key) error {
-	if !k.keyed {
+	if !k.valid() {
 		return errNoKey
 	}
-	start, err := b.begin(ctDelete, 0, family(k.orig))
+	orig := k.Orig()
+	start, err := b.begin(ctDelete, 0, family(orig))
 	if err != nil {
 		return err
 	}
-	b.enc.deletion(&k)
+	b.enc.names(orig, k.zone, k.zoneOrig)
+	b.enc.u32(ctaID, k.id)
 	b.enc.end(start)
 	return nil
 }
@@ -340,9 +344,18 @@ func untranslated(reply, orig ct.Tuple, nat ct.Status) ct.Tuple {
 	return reply
 }
 
-// change appends the attributes of an update.
-func (e *encoder) change(k *Key, ch Change) {
-	e.names(k)
+// names appends what finds an entry: its original tuple and its zone. The
+// default zone goes without saying, because kernels without zones refuse to
+// hear of any.
+func (e *encoder) names(orig ct.Tuple, zone, zoneOrig uint16) {
+	e.tuple(ctaTupleOrig, orig, zoneOrig)
+	if zone != 0 {
+		e.u16(ctaZone, zone)
+	}
+}
+
+// change appends what to change. The kernel takes a status as a whole.
+func (e *encoder) change(ch Change, status ct.Status) {
 	if ch.TimeoutSeconds != 0 {
 		e.u32(ctaTimeout, ch.TimeoutSeconds)
 	}
@@ -351,12 +364,6 @@ func (e *encoder) change(k *Key, ch Change) {
 		e.u32(ctaMarkMask, ch.MarkMask)
 	}
 	if set := ch.Status & settable; set != 0 {
-		e.u32(ctaStatus, uint32(k.status|set))
+		e.u32(ctaStatus, uint32(status|set))
 	}
-}
-
-// deletion appends the attributes of a deletion: always a tuple, always an id.
-func (e *encoder) deletion(k *Key) {
-	e.names(k)
-	e.u32(ctaID, k.id)
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,7 +53,7 @@ func TestKeyIsSealed(t *testing.T) {
 }
 
 // TestOneDeletion makes sure that in this package one function alone begins a
-// message of type IPCTNL_MSG_CT_DELETE, and one alone makes a keyed Key.
+// message of type IPCTNL_MSG_CT_DELETE, and one alone makes a Key.
 func TestOneDeletion(t *testing.T) {
 	names, err := filepath.Glob("*.go")
 	if err != nil || len(names) == 0 {
@@ -80,13 +81,15 @@ func TestOneDeletion(t *testing.T) {
 							deletions = append(deletions, fn.Name.Name)
 						}
 					}
-				case *ast.KeyValueExpr:
-					if id, ok := n.Key.(*ast.Ident); ok && id.Name == "keyed" {
+				case *ast.CompositeLit:
+					if id, ok := n.Type.(*ast.Ident); ok && id.Name == "Key" && len(n.Elts) > 0 {
 						keys = append(keys, fn.Name.Name)
 					}
-				case *ast.SelectorExpr:
-					if n.Sel.Name == "keyed" && fn.Name.Name != "Delete" && fn.Name.Name != "Update" && fn.Name.Name != "Reread" {
-						t.Errorf("%s touches keyed", fn.Name.Name)
+				case *ast.AssignStmt:
+					for _, l := range n.Lhs {
+						if sel, ok := l.(*ast.SelectorExpr); ok && sel.Sel.Name == "kind" && fn.Name.Name != "KeyOf" {
+							t.Errorf("%s sets the kind of a key", fn.Name.Name)
+						}
 					}
 				}
 				return true
@@ -179,6 +182,24 @@ func checkTuple(t *testing.T, b []byte, v4 bool) {
 	proto, err := netlink.UnmarshalAttributes(parts[1].Data)
 	if err != nil || len(proto) == 0 || proto[0].Type != 1 || len(proto[0].Data) != 1 {
 		t.Fatalf("protocol %v: %v", proto, err)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	var l Keys
+	var want []Key
+	for range 2*keyChunk + 1 {
+		f := randFlow(r)
+		f.Fields |= ct.HasID
+		k, err := KeyOf(&f)
+		if err != nil || l.Add(&f) != nil || k.Orig() != f.Orig || k.ID() != f.ID {
+			t.Fatalf("%+v: %+v, %v", f, k, err)
+		}
+		want = append(want, k)
+	}
+	if l.Add(new(ct.Flow)) == nil || l.Len() != len(want) || !slices.Equal(slices.Collect(l.All()), want) {
+		t.Errorf("%d keys of %d", l.Len(), len(want))
 	}
 }
 

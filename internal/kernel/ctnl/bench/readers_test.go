@@ -131,17 +131,15 @@ func change(do func(*ctnl.Batch, ctnl.Key) error) func(string) (int, error) {
 			return 0, err
 		}
 		defer c.Close()
-		var keys []ctnl.Key
+		var keys ctnl.Keys
 		_, err = c.Dump(context.Background(), ctnl.Query{}, func(f *ct.Flow) error {
 			if !prefix.Contains(f.Orig.Src) {
 				return nil
 			}
-			k, err := ctnl.KeyOf(f)
-			keys = append(keys, k)
-			return err
+			return keys.Add(f)
 		})
 		b := c.NewBatch()
-		for _, k := range keys {
+		for k := range keys.All() {
 			err = errors.Join(err, do(b, k))
 		}
 		err = errors.Join(err, b.Flush())
