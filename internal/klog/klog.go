@@ -6,8 +6,8 @@
 package klog
 
 import (
-	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -53,6 +53,13 @@ func (k Kind) String() string {
 // MarshalText writes the kind as [Kind.String] does.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote; a kind of a later version is
+// Unknown.
+func (k *Kind) UnmarshalText(b []byte) error {
+	*k = Kind(max(slices.Index(kindNames[:], string(b)), 0))
+	return nil
+}
+
 // Episode is a time during which one namespace refused packets, as the log
 // shows it: lines of one kind with no long pause between them.
 //
@@ -72,8 +79,8 @@ type Episode struct {
 	TimeKnown bool      `json:"time_known"`
 	// UptimeStart and UptimeEnd are the kernel's clock at the first and last
 	// line, where the lines have no other.
-	UptimeStart time.Duration `json:"-"`
-	UptimeEnd   time.Duration `json:"-"`
+	UptimeStart time.Duration `json:"uptime_start_nanoseconds,omitempty"`
+	UptimeEnd   time.Duration `json:"uptime_end_nanoseconds,omitempty"`
 	// NetnsInode is the namespace that the line names (6.17 and later, all but
 	// the initial one); 0 where it names none: the initial namespace, or any
 	// on older kernels. The kernel gives the number to a new namespace once
@@ -216,8 +223,14 @@ func (e Era) String() string {
 	return ""
 }
 
-// MarshalJSON writes the versions in words.
-func (e Era) MarshalJSON() ([]byte, error) { return json.Marshal(e.String()) }
+// MarshalText writes the versions in words.
+func (e Era) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote; other words are EraUnknown.
+func (e *Era) UnmarshalText(b []byte) error {
+	*e = Era(max(slices.Index(eraText[:], string(b)), 0))
+	return nil
+}
 
 // Options are what the text itself does not tell.
 type Options struct {
