@@ -314,7 +314,7 @@ func (s *Snapshot) Fill() (fill float64, ok bool) {
 type Namespace struct {
 	Inode     uint64   `json:"inode"`
 	Names     []string `json:"names,omitempty"` // as ip-netns(8) or a runtime keeps it
-	Path      string   `json:"-"`               // a file that stands for it, where it has a name
+	Path      string   `json:"path,omitempty"`  // a file that stands for it, where it has a name
 	Owner     string   `json:"owner,omitempty"` // container, pod or unit of a process inside
 	Pid       int      `json:"pid,omitempty"`   // a process inside
 	Comm      string   `json:"comm,omitempty"`  // and its name

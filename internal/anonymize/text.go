@@ -103,8 +103,8 @@ func isWord(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
 }
 
-// Value replaces the texts in a decoded JSON document, keys included. Below
-// the keys that verbatim names nothing changes.
+// Value replaces the texts in a decoded JSON document. Its keys stay, and so
+// does all below those that verbatim names.
 func (m *Mapper) Value(v any, verbatim ...string) any {
 	switch v := v.(type) {
 	case string:
@@ -114,14 +114,11 @@ func (m *Mapper) Value(v any, verbatim ...string) any {
 			v[i] = m.Value(v[i], verbatim...)
 		}
 	case map[string]any:
-		out := make(map[string]any, len(v))
 		for k, x := range v {
 			if !slices.Contains(verbatim, k) {
-				x = m.Value(x, verbatim...)
+				v[k] = m.Value(x, verbatim...)
 			}
-			out[m.Text(k)] = x
 		}
-		return out
 	}
 	return v
 }

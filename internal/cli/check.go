@@ -33,6 +33,7 @@ const checkExample = `  ctwarden check
   ctwarden check --netns all
   ctwarden check --log /var/log/kern.log --log-only
   journalctl -k | ctwarden check --log - --log-only
+  ctwarden check --from server.tar.zst
   ctwarden check --json | jq -r .verdict.text`
 
 // checker is one run of the command.
@@ -46,6 +47,7 @@ type checker struct {
 	npd     bool
 	logs    []string
 	logOnly bool
+	from    string
 	noColor bool
 	verbose bool
 }
@@ -63,6 +65,7 @@ func newCheck(env *Env) *cobra.Command {
 	fs.BoolVar(&c.full, "full", false, "read every entry rather than a sample")
 	fs.StringArrayVar(&c.logs, "log", nil, "read this log instead of the machine's; - is standard input (repeatable)")
 	fs.BoolVar(&c.logOnly, "log-only", false, "look at the logs alone; needs no rights")
+	fs.StringVar(&c.from, "from", "", "read what ctwarden collect wrote, or the folder of a recorded machine (sosreport), instead of this machine")
 	fs.StringVarP(&c.output, "output", "o", "text", "format: text, json or npd")
 	fs.BoolVar(&c.json, "json", false, "the same as -o json")
 	fs.BoolVar(&c.npd, "npd", false, "one line, as a plugin of node-problem-detector (the same as -o npd)")
@@ -75,27 +78,35 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
+	in, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	r := diagnose.Run(in)
+	if err := c.print(r); err != nil {
+		return err
+	}
+	return c.exit(r)
+}
+
+// read reads the machine and its logs, or what was recorded of them.
+func (c *checker) read(ctx context.Context) (diagnose.Input, error) {
+	if c.from != "" {
+		return readRecorded(ctx, c.env, c.from)
+	}
 	in := diagnose.Input{Now: c.env.Now()}
 	p := newProgress(c.env)
 	defer p.clear()
 	logs := c.startLogs(ctx)
 	if !c.logOnly {
 		if err := c.look(ctx, &in, p); err != nil {
-			return err
+			return in, err
 		}
 	}
 	p.show("reading the logs", -1)
 	l := <-logs
-	if l.err != nil {
-		return l.err
-	}
 	in.Log, in.Blind = l.report, append(in.Blind, l.blind...)
-	p.clear()
-	r := diagnose.Run(in)
-	if err := c.print(r); err != nil {
-		return err
-	}
-	return c.exit(r)
+	return in, l.err
 }
 
 // look reads the machine, and its namespaces while it is watched.
@@ -159,6 +170,8 @@ func (c *checker) validate() error {
 		return &HintError{fmt.Errorf("unknown output format %q", c.output), "formats are text, json and npd"}
 	case c.observe < 0:
 		return &HintError{fmt.Errorf("cannot observe for %s", c.observe), "--observe takes a duration of 0 or more, such as 5s"}
+	case c.from != "" && (c.netns != "" || c.full || c.logOnly || len(c.logs) > 0):
+		return &HintError{errors.New("--from reads no namespace, table or log of this machine"), "leave out --netns, --full, --log and --log-only"}
 	case c.logOnly && c.netns != "":
 		return &HintError{errors.New("--log-only looks at no network namespace"), "leave out --netns or --log-only"}
 	}

@@ -7,6 +7,7 @@ func registry() []func(*Env) *cobra.Command {
 	return []func(*Env) *cobra.Command{
 		newCheck,
 		newExplain,
+		newCollect,
 		newTop,
 		newList,
 		newWatch,

@@ -106,8 +106,12 @@ func add(t *tar.Writer, at time.Time, f File) error {
 	return err
 }
 
-// encode writes the document. What it calls by version stays, for a version of
-// four numbers looks like an address.
+// verbatim are the keys whose values are words of a fixed set, numbers of
+// versions, which may look like addresses, or names of settings.
+var verbatim = []string{"schema", "kernel", "release", "version", "ctwarden", "time", "kind", "era",
+	"proto", "main_proto", "state", "effect", "key", "written", "sysctls", "module_params"}
+
+// encode writes the document.
 func encode(d *Document, m *anonymize.Mapper) ([]byte, error) {
 	copied := *d
 	copied.Anonymized = m != nil
@@ -121,7 +125,7 @@ func encode(d *Document, m *anonymize.Mapper) ([]byte, error) {
 	if err := dec.Decode(&doc); err != nil {
 		return nil, err
 	}
-	return json.MarshalIndent(m.Value(doc, "schema", "kernel", "release", "version", "ctwarden"), "", " ")
+	return json.MarshalIndent(m.Value(doc, verbatim...), "", " ")
 }
 
 // Read finds the document in an archive that Write has made, whatever else is

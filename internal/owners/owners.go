@@ -120,7 +120,7 @@ type Setting struct {
 	Assignments []Assignment `json:"assignments,omitempty"` // in boot order
 	// AtBoot is the value after the next boot, "" for the kernel's default.
 	AtBoot string `json:"at_boot,omitempty"`
-	Winner int    `json:"-"` // index in Assignments, -1 for the kernel's default
+	Winner int    `json:"winner"` // index in Assignments, -1 for the kernel's default
 }
 
 // Drifts reports whether the next boot will give another value than is live,
