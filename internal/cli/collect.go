@@ -20,6 +20,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/collect"
 	"github.com/ctwarden/ctwarden/internal/diagnose"
 	"github.com/ctwarden/ctwarden/internal/kernel/logsrc"
+	"github.com/ctwarden/ctwarden/internal/kernel/recorded"
 	"github.com/ctwarden/ctwarden/internal/kernel/rootfs"
 	"github.com/ctwarden/ctwarden/internal/klog"
 	"github.com/ctwarden/ctwarden/internal/observe"
@@ -210,19 +211,23 @@ func readRecorded(ctx context.Context, env *Env, from string) (diagnose.Input, e
 	return d.Input(), nil
 }
 
-// readTree reads the files of another machine, as a sosreport unpacks to. Its
-// present is when the last of the settled files was written.
-func readTree(ctx context.Context, env *Env, root string) (diagnose.Input, error) {
-	root, err := filepath.Abs(root)
-	if err != nil {
-		return diagnose.Input{}, err
+// readTree reads the files of another machine, as a sosreport unpacks to.
+func readTree(ctx context.Context, env *Env, root string) (in diagnose.Input, err error) {
+	if root, err = filepath.Abs(root); err != nil {
+		return in, err
 	}
-	snap, err := observe.Machine(ctx, observe.Options{Root: root})
+	staged, remove, err := recorded.Stage(root)
 	if err != nil {
-		return diagnose.Input{}, err
+		return in, err
 	}
-	in := diagnose.Input{Now: recordedAt(env, root), Snapshot: snap, Owners: observe.Owners(ctx, root, snap)}
-	to := klog.NewCollector(klog.Options{Now: in.Now, Version: snap.Version})
+	defer remove()
+	in.Now = recordedAt(env, root)
+	if in.Snapshot, err = observe.Machine(ctx, observe.Options{Root: staged}); err != nil {
+		return in, err
+	}
+	in.Snapshot.Time = in.Now
+	in.Owners = observe.Owners(ctx, staged, in.Snapshot)
+	to := klog.NewCollector(klog.Options{Now: in.Now, Version: in.Snapshot.Version})
 	in.Blind = logsrc.Machine(ctx, to, logsrc.Options{Root: root, Now: in.Now})
 	in.Log = to.Report()
 	return in, nil
