@@ -30,6 +30,9 @@ func Main(m *testing.M) {
 	switch {
 	case filepath.Base(os.Args[0]) == "modprobe":
 		os.Exit(modprobeMain(os.Args[1:]))
+	case os.Getpid() == 1 && os.Getenv(guestEnv) == systemMode:
+		fmt.Println("switch to the system:", switchRoot())
+		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case os.Getpid() == 1 && InGuest():
 		guest(m)
 	default:

@@ -41,3 +41,19 @@ func ForEach(t *testing.T, f func(t *testing.T, k Kernel)) {
 		t.Run(s, func(t *testing.T) { f(t, Need(t, s)) })
 	}
 }
+
+// NeedSystem returns a kernel of a series with a whole Debian system for it, or
+// ends the test as [Need] does.
+func NeedSystem(t *testing.T, series string) Kernel {
+	t.Helper()
+	k := Need(t, series)
+	for _, tool := range []string{"debootstrap", "mke2fs", "depmod"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			missing(t, series, err)
+		}
+	}
+	if _, err := k.systemImage(t.Context()); err != nil {
+		missing(t, series, err)
+	}
+	return k
+}
