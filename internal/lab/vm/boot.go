@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -125,6 +126,7 @@ func (k Kernel) qemu(ctx context.Context, initrd string, o *Options) (string, er
 		args = append(args, "-smp", fmt.Sprint(o.CPUs))
 	}
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()
@@ -172,7 +174,12 @@ const exitMarker = "ctwarden-guest-exit "
 // maxConsole bounds what is kept of a guest that prints without end.
 const maxConsole = 64 << 20
 
+// readConsole reads what the guest prints. CTWARDEN_LAB_CONSOLE shows it as it
+// comes.
 func readConsole(r io.Reader) (out, status string) {
+	if os.Getenv("CTWARDEN_LAB_CONSOLE") != "" {
+		r = io.TeeReader(r, os.Stderr)
+	}
 	var b strings.Builder
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 64<<10), 4<<20)

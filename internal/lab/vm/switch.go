@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,7 +24,8 @@ func switchRoot() error {
 		}
 	}
 	for _, name := range strings.Fields(systemModules) {
-		if err := LoadModule(name, ""); err != nil {
+		// A name that is no module of this kernel is built in.
+		if err := LoadModule(name, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

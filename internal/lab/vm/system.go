@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -54,7 +55,9 @@ func (k Kernel) RunSystem(ctx context.Context, dir string, o SystemOptions) (str
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-m", "1024", "-serial", "stdio",
+	// The login prompt owns the first serial port; the script has the second.
+	printed := filepath.Join(dir, "printed")
+	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-m", "1024", "-serial", "stdio", "-serial", "file:" + printed,
 		"-accel", "tcg", "-cpu", "max", "-kernel", k.Image, "-initrd", initrd, "-smp", "1",
 		"-drive", "file=" + image + ",if=virtio,format=raw,snapshot=on",
 		"-append", "console=ttyS0 loglevel=1 panic=-1 net.ifnames=0 systemd.show_status=0 systemd.log_target=kmsg " + guestEnv + "=" + systemMode}
@@ -62,6 +65,7 @@ func (k Kernel) RunSystem(ctx context.Context, dir string, o SystemOptions) (str
 		args = append(args, "-icount", "shift=auto,sleep=off")
 	}
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", err
@@ -69,12 +73,14 @@ func (k Kernel) RunSystem(ctx context.Context, dir string, o SystemOptions) (str
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start qemu: %w", err)
 	}
-	out, _ := readConsole(stdout)
+	console, _ := readConsole(stdout)
 	err = cmd.Wait()
+	out, readErr := os.ReadFile(printed)
+	text := strings.ReplaceAll(string(out), "\r", "")
 	if ctx.Err() != nil {
-		return out, fmt.Errorf("system did not power off within %s", o.Timeout)
+		return text, fmt.Errorf("system did not power off within %s; console: %s", o.Timeout, lastLines(console, 10))
 	}
-	return out, err
+	return text, errors.Join(err, readErr)
 }
 
 // systemInitramfs packs this package's test binary as init, which mounts the
@@ -90,11 +96,10 @@ func (k Kernel) systemInitramfs(ctx context.Context, dir string, o *SystemOption
 	}
 	tree := filepath.Join(dir, overlayDir)
 	files := map[string][]byte{
-		"/usr/local/sbin/lab-run":                                 []byte(runText),
-		"/usr/local/sbin/lab-script":                              []byte(o.Script),
-		"/etc/systemd/system/lab.service":                         []byte(unitText),
-		"/etc/systemd/system/multi-user.target.wants/lab.service": []byte(unitText),
-		"/etc/systemd/system-preset/00-lab.preset":                []byte("enable lab.service\n"),
+		"/usr/local/sbin/lab-run":                          []byte(runText),
+		"/usr/local/sbin/lab-script":                       []byte(o.Script),
+		"/etc/systemd/system/lab.service":                  []byte(unitText),
+		"/etc/systemd/system/multi-user.target.d/lab.conf": []byte("[Unit]\nWants=lab.service\n"),
 	}
 	for p, data := range o.Files {
 		files[p] = data
@@ -118,16 +123,14 @@ func (k Kernel) systemInitramfs(ctx context.Context, dir string, o *SystemOption
 
 const unitText = `[Unit]
 Description=runs the laboratory's script
-After=multi-user.target systemd-sysctl.service
+After=systemd-sysctl.service network.target
 [Service]
 Type=idle
 ExecStart=/usr/local/sbin/lab-run
-[Install]
-WantedBy=multi-user.target
 `
 
 const runText = `#!/bin/bash
-exec >/dev/ttyS0 2>&1
+exec >/dev/ttyS1 2>&1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 BOOT=$(( $(cat /var/lib/lab-boots 2>/dev/null || echo 0) + 1 ))
 echo $BOOT > /var/lib/lab-boots
