@@ -47,3 +47,8 @@ bench-table:
 .PHONY: bench-log
 bench-log:
 	$(GO) test ./internal/kernel/logsrc -run '^$$' -bench 'Gigabyte|EndlessLine' -benchtime 7x -timeout 30m
+
+# What survives a reboot, on a whole Debian system under qemu. As root.
+.PHONY: boot
+boot:
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v ./internal/lab/boottest
