@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
 )
@@ -67,5 +68,29 @@ func TestConnectHoldsConnections(t *testing.T) {
 	}
 	if _, err := conns[299].Read(b[:]); err != nil || b[0] != 9 {
 		t.Errorf("echo %d, error %v", b[0], err)
+	}
+}
+
+func TestUDPStreamsBecomeAssured(t *testing.T) {
+	Require(t, "conntrack")
+	p := Server(t)
+	p.Server.ServeUDP(4433)
+	conns, err := p.Client.ConnectUDP(netip.AddrPortFrom(p.Server.Addr4, 4433), p.Client.Sources4, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	talk := Go(t, func(ctx context.Context) (Moved, error) { return Chat(ctx, conns, 200*time.Millisecond) })
+	// The kernel calls a UDP flow a stream once it is two seconds old.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		n := len(p.Server.ConntrackList("-p", "udp", "--dport", "4433", "-u", "ASSURED"))
+		if n == 20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of 20 streams are assured", n)
+		}
+	}
+	if m := talk.Stop(); m.Broken > 0 || m.Messages == 0 {
+		t.Errorf("%+v", m)
 	}
 }

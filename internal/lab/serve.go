@@ -119,41 +119,51 @@ func Flow(c net.Conn) {
 // connection tracking sees of a resolver.
 func (h *Host) ServeDNS(port uint16) {
 	h.t.Helper()
+	h.serveUDP(port, func(query []byte) []byte {
+		if len(query) < 12 {
+			return nil
+		}
+		query[2] |= 0x80 // QR
+		return query
+	})
+}
+
+// ServeUDP sends every datagram on a UDP port of both families back.
+func (h *Host) ServeUDP(port uint16) {
+	h.t.Helper()
+	h.serveUDP(port, func(data []byte) []byte { return data })
+}
+
+func (h *Host) serveUDP(port uint16, answer func([]byte) []byte) {
+	h.t.Helper()
 	// A socket bound to no address might answer from another than was asked.
-	for _, network := range []struct{ name, addr string }{
-		{"udp4", netip.AddrPortFrom(h.Addr4, port).String()},
-		{"udp6", netip.AddrPortFrom(h.Addr6, port).String()},
-	} {
+	for _, addr := range []netip.Addr{h.Addr4, h.Addr6} {
+		at := net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port))
 		var conn *net.UDPConn
-		err := h.Do(func() error {
-			pc, err := net.ListenPacket(network.name, network.addr)
-			if err == nil {
-				conn = pc.(*net.UDPConn)
+		err := h.Do(func() (err error) {
+			if conn, err = net.ListenUDP("udp", at); err == nil {
 				err = conn.SetReadBuffer(4 << 20)
 			}
 			return err
 		})
 		if err != nil {
-			h.t.Fatalf("lab: %s: serve DNS on %s: %v", h.Name, network.addr, err)
+			h.t.Fatalf("lab: %s: serve UDP on %s: %v", h.Name, at, err)
 		}
-		go answerDNS(conn)
+		go answerUDP(conn, answer)
 		h.t.Cleanup(func() { conn.Close() })
 	}
 }
 
-func answerDNS(conn *net.UDPConn) {
-	var buf [512]byte
+func answerUDP(conn *net.UDPConn, answer func([]byte) []byte) {
+	var buf [2048]byte
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf[:])
 		if err != nil {
 			return
 		}
-		if n < 12 {
-			continue
+		if reply := answer(buf[:n]); reply != nil {
+			_, _ = conn.WriteToUDPAddrPort(reply, from)
 		}
-		flags := binary.BigEndian.Uint16(buf[2:])
-		binary.BigEndian.PutUint16(buf[2:], flags|0x8000) // QR
-		_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
 	}
 }
 
@@ -182,6 +192,30 @@ func (h *Host) Connect(ctx context.Context, target netip.AddrPort, sources netip
 			c, err := dial(ctx, target, Nth(sources, uint32(i)%size(sources)), 10*time.Second, options)
 			if err != nil {
 				return fmt.Errorf("connection %d of %d: %w", i+1, n, err)
+			}
+			conns = append(conns, c)
+		}
+		return nil
+	})
+	return conns, err
+}
+
+// ConnectUDP opens n UDP sockets towards a target, from addresses as
+// [Host.Connect] takes them; they send nothing by themselves. With [Chat] they
+// become streams, as QUIC and WireGuard are.
+func (h *Host) ConnectUDP(target netip.AddrPort, sources netip.Prefix, n int) ([]net.Conn, error) {
+	var conns []net.Conn
+	h.t.Cleanup(func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	err := h.Do(func() error {
+		for i := range n {
+			from := netip.AddrPortFrom(Nth(sources, uint32(i)%size(sources)), 0)
+			c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(target))
+			if err != nil {
+				return fmt.Errorf("socket %d of %d: %w", i+1, n, err)
 			}
 			conns = append(conns, c)
 		}

@@ -19,10 +19,14 @@ const (
 	PortTalk       = 84   // a byte to and fro every second
 	PortShort      = 8080 // a few short connections a second
 	PortDNS        = 53   // a few questions a second
+	PortStream     = 4433 // UDP both ways every second, for as long as it lasts
 )
 
 // Live counts the long connections of each kind in [Healthy], by port.
 var Live = map[uint16]int{PortDownload: 3, PortUpload: 2, PortZeroWindow: 3, PortLossy: 2, PortTalk: 40}
+
+// LiveStreams counts the UDP streams in [Healthy].
+const LiveStreams = 10
 
 // Healthy is (f): a busy server at the stock limits, nothing wrong with it. Its
 // flows include those whose remaining timeout misleads: data waiting for its
@@ -41,6 +45,7 @@ func Healthy(t testing.TB) *Scene {
 		p.Server.ServeTCP(port, handle)
 	}
 	p.Server.ServeDNS(PortDNS)
+	p.Server.ServeUDP(PortStream)
 	conns := make(map[uint16][]net.Conn)
 	for port, n := range Live {
 		c, err := p.Client.Connect(t.Context(), netip.AddrPortFrom(p.Server.Addr4, port), p.Client.Sources4, n)
@@ -49,6 +54,11 @@ func Healthy(t testing.TB) *Scene {
 		}
 		conns[port] = c
 	}
+	streams, err := p.Client.ConnectUDP(netip.AddrPortFrom(p.Server.Addr4, PortStream), p.Client.Sources4, LiveStreams)
+	if err != nil {
+		t.Fatalf("scene: %v", err)
+	}
+	conns[PortStream] = streams
 	s.stop = busy(t, p, conns)
 	return s
 }
@@ -60,6 +70,7 @@ func busy(t testing.TB, p *lab.Pair, conns map[uint16][]net.Conn) func() Tally {
 		lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Upload(ctx, conns[PortUpload]) }),
 		lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Drain(ctx, conns[PortLossy]) }),
 		lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, conns[PortTalk], time.Second) }),
+		lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, conns[PortStream], time.Second) }),
 	}
 	load := lab.Load{Packets: 1 << 16, PerSecond: 20}
 	short := []*lab.Job[lab.Churned]{
@@ -71,7 +82,7 @@ func busy(t testing.TB, p *lab.Pair, conns map[uint16][]net.Conn) func() Tally {
 		}),
 	}
 	return func() Tally {
-		var sum Tally
+		sum := Tally{Begun: LiveStreams, Done: LiveStreams}
 		for _, n := range Live {
 			sum.Begun += n
 			sum.Done += n

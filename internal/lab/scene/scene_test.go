@@ -102,6 +102,9 @@ func TestHealthy(t *testing.T) {
 			t.Errorf("%d of %d connections to port %d are there", got, n, port)
 		}
 	}
+	if got := f.count("udp", fmt.Sprintf("dport=%d ", PortStream)); got != LiveStreams {
+		t.Errorf("%d of %d UDP streams are there", got, LiveStreams)
+	}
 	if tally.Done < tally.Begun*9/10 {
 		t.Errorf("%+v", tally)
 	}

@@ -28,7 +28,7 @@ func Need(t *testing.T, series string) Kernel {
 
 func missing(t *testing.T, series string, err error) {
 	t.Helper()
-	if os.Getenv("CI") != "" {
+	if os.Getenv("CI") == "true" {
 		t.Fatalf("no kernel %s to boot: %v", series, err)
 	}
 	t.Skipf("no kernel %s to boot: %v", series, err)
