@@ -298,10 +298,9 @@ func (tx *Tx) close() error {
 	if err := tx.f.Close(); err != nil {
 		return err
 	}
-	if tx.size <= tx.j.opt.MaxBytes || tx.broken != nil {
-		return nil
+	if tx.size > tx.j.opt.MaxBytes && tx.broken == nil {
+		tx.shorten()
 	}
-	tx.shorten()
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (tx *Tx) Side(id string) (*Side, error) {
 		return nil, fmt.Errorf("make side file: %w", err)
 	}
 	s := &Side{f: f, w: bufio.NewWriterSize(f, 64<<10), fs: tx.j.fs, dir: dir, name: name}
-	s.write([]byte(sideMagic))
+	_ = s.write([]byte(sideMagic)) // the first error sticks and is told by Add and Close
 	return s, nil
 }
 
