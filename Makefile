@@ -52,3 +52,17 @@ bench-log:
 .PHONY: boot
 boot:
 	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v ./internal/lab/boottest
+# The model of nf_conntrack against the running kernel and Debian's kernels under
+# qemu: scenarios, random sequences, full tables, and bugs planted in the model.
+# As root. SIM_SEQUENCES=1000000 takes a quarter of an hour.
+SIM_SEQUENCES ?= 200000
+SIM_GUEST_SEQUENCES ?= 20000
+.PHONY: sim-diff bench-sim
+sim-diff:
+	$(GO) test -count 1 ./sim/simtest -run TestCoverage -v
+	$(GO) test -count 1 -timeout 180m ./internal/lab/simdiff -v \
+		-simdiff.sequences=$(SIM_SEQUENCES) -simdiff.guest=$(SIM_GUEST_SEQUENCES)
+
+# The model's speed and memory with 65,536, 1 M and 10 M live flows.
+bench-sim:
+	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live 65536,1048576,10000000

@@ -80,7 +80,7 @@ func (t *Table) dccpPacket(e *entry, dir int, p *Packet) outcome {
 	k := &e.track
 	if !e.has(ct.StatusConfirmed) {
 		first := dccpNext[0][typ][ct.DCCPNone]
-		if first == dIV || first != dRQ && !t.knobs.DCCPLoose {
+		if first == dIV || first == dIG || first != dRQ && !t.knobs.DCCPLoose {
 			return invalid
 		}
 		*k = track{}

@@ -63,7 +63,7 @@ type sctpKind uint8
 
 const (
 	sctpHeartbeatAcked sctpKind = iota // 4.4: a state of its own for secondary paths
-	sctpPaths                          // 6.1 and 5.15.100: secondary paths become ESTABLISHED
+	sctpPaths                          // 6.1, and late in the branches of 5.10 and 5.15: secondary paths become ESTABLISHED
 )
 
 // rules is all that differs between eras. The comments name the first kernel
@@ -138,7 +138,8 @@ func buildEras() []Era {
 	r.natClash = true
 	r.clashCounter = true
 	r.keepLiberal = true
-	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 103}, false)
+	r.sctp = sctpPaths
+	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, false)
 
 	r.reopenIsInvalid = false
 	r.minChain, r.spanChain = 8, 24
@@ -152,7 +153,6 @@ func buildEras() []Era {
 	r.ignoreInvalidRST = true
 	r.reinitSyn = true
 	r.udpAssuredDelay = true
-	r.sctp = sctpPaths
 	r.icmp6Reroute = true
 	add("5.15", ct.KernelVersion{Major: 5, Minor: 15, Patch: 100}, false)
 

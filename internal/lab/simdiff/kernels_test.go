@@ -10,7 +10,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/lab/vm"
 )
 
-var guestSequences = flag.Int("simdiff.guest", 1000, "how many random sequences to compare on each kernel under qemu")
+var guestSequences = flag.Int("simdiff.guest", 300, "how many random sequences to compare on each kernel under qemu")
 
 func TestMain(m *testing.M) { vm.Main(m) }
 

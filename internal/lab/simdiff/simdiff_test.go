@@ -122,11 +122,10 @@ func TestPlantedBugs(t *testing.T) {
 			rig.t = t
 			g := &simtest.Generator{R: rand.New(rand.NewPCG(uint64(i), 2)), Steps: 12}
 			found := 0
-			for round := 0; round < 4 && found == 0; round++ {
-				b := batchOf(g, runningEra(t), 2500, round == 0, false)
-				if strings.Contains(bug, "UDP") {
-					b.Waits = nil
-				}
+			for round := 0; round < 6 && found == 0; round++ {
+				// Only a timeout shows what refreshes.
+				waits := strings.Contains(bug, "refresh") || round == 5
+				b := batchOf(g, runningEra(t), 2500, waits, false)
 				b.Era = simtest.WithBug(b.Era, bug)
 				diffs := rig.Run(b)
 				found = len(diffs)
