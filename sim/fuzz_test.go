@@ -40,7 +40,7 @@ func packetFrom(b []byte) Packet {
 	p := Packet{Flags: PacketFlags(b[1] & 0x1f &^ b[2]), Hook: Hook(b[2] & 1)}
 	p.Tuple = ct.Tuple{Proto: protos[int(b[0])%len(protos)], SrcPort: uint16(b[3] & 3), DstPort: uint16(b[3] >> 6),
 		ICMPType: b[4], ICMPID: uint16(b[3] & 1)}
-	src, dst := byte(b[5]&3), byte(b[5]>>6)
+	src, dst := b[5]&3, b[5]>>6
 	if b[0]&0x80 != 0 {
 		p.Tuple.Src, p.Tuple.Dst = netip.AddrFrom16([16]byte{15: src}), netip.AddrFrom16([16]byte{14: 1, 15: dst})
 	} else {

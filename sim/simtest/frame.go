@@ -187,7 +187,7 @@ func appendDCCP(b []byte, p *sim.Packet) []byte {
 
 // checksum fills in the transport checksum, wrongly where that is the defect.
 func checksum(l4 []byte, t *ct.Tuple, d Defect) {
-	at := 0
+	var at int
 	switch t.Proto {
 	case ct.TCP:
 		at = 16

@@ -406,7 +406,8 @@ func (g *Generator) sctp(s *Sequence, n int) {
 	}
 	at := 0
 	for len(s.Steps) < n {
-		typ, dir := uint8(0), 0
+		var typ uint8
+		var dir int
 		if at < len(types) && g.chance(75) {
 			typ, dir = types[at], dirs[at]
 			at++

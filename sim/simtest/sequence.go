@@ -57,11 +57,11 @@ func (s *Sequence) Clone() *Sequence {
 }
 
 // Place returns the packet of a step between two peers, as package sim takes it.
-func (s *Step) Place(at *Peers) sim.Packet {
-	p := s.P
-	p.Tuple = s.direct(at, p.Tuple, s.Reply)
-	p.TCP.Options = sim.ParseTCPOptions(padded(s.Options), p.TCP.Ack)
-	switch s.Defect {
+func (st *Step) Place(at *Peers) sim.Packet {
+	p := st.P
+	p.Tuple = st.direct(at, p.Tuple, st.Reply)
+	p.TCP.Options = sim.ParseTCPOptions(padded(st.Options), p.TCP.Ack)
+	switch st.Defect {
 	case BadChecksum:
 		p.Flags |= sim.FlagBadChecksum
 		if !hasChecksum(p.Tuple.Proto) {
@@ -80,7 +80,7 @@ func (s *Step) Place(at *Peers) sim.Packet {
 			p.Flags |= sim.FlagBadChecksum
 		}
 	}
-	s.placeInner(&p, at)
+	st.placeInner(&p, at)
 	return p
 }
 
@@ -99,9 +99,9 @@ func padded(options []byte) []byte {
 
 // direct fills in addresses and ports. The packet runs from the server or from
 // the client; either way the step's sender knows the client as it sees it.
-func (s *Step) direct(at *Peers, t ct.Tuple, fromServer bool) ct.Tuple {
-	client, cport, sport := at.Client, at.ClientPort+uint16(s.Alt), at.ServerPort
-	if s.Reply && at.Seen.IsValid() {
+func (st *Step) direct(at *Peers, t ct.Tuple, fromServer bool) ct.Tuple {
+	client, cport, sport := at.Client, at.ClientPort+uint16(st.Alt), at.ServerPort
+	if st.Reply && at.Seen.IsValid() {
 		client = at.Seen
 	}
 	t.Src, t.Dst = client, at.Server
@@ -120,12 +120,12 @@ func (s *Step) direct(at *Peers, t ct.Tuple, fromServer bool) ct.Tuple {
 	return t
 }
 
-func (s *Step) placeInner(p *sim.Packet, at *Peers) {
-	if s.About == AboutNothing || !p.Tuple.Proto.IsICMP() {
+func (st *Step) placeInner(p *sim.Packet, at *Peers) {
+	if st.About == AboutNothing || !p.Tuple.Proto.IsICMP() {
 		return
 	}
 	p.Tuple.ICMPID = 0
-	inner := ct.Tuple{Proto: s.InnerProto}
+	inner := ct.Tuple{Proto: st.InnerProto}
 	switch inner.Proto {
 	case ct.ICMP:
 		inner.ICMPType = 8
@@ -133,8 +133,8 @@ func (s *Step) placeInner(p *sim.Packet, at *Peers) {
 		inner.ICMPType = 128
 	}
 	// An error goes to whom the inner packet came from. A stray one does not.
-	p.Inner = s.direct(at, inner, s.Reply == (s.About == AboutStray))
-	if s.About == AboutOther {
+	p.Inner = st.direct(at, inner, st.Reply == (st.About == AboutStray))
+	if st.About == AboutOther {
 		p.Inner.Src = p.Inner.Src.Next()
 	}
 }
