@@ -45,6 +45,9 @@ type Table struct {
 	counters ct.Counters
 }
 
+// mostReserved is for how many entries room is made at once: 1.5 GiB.
+const mostReserved = 1 << 24
+
 type acct struct{ dir [2]ct.DirCounters }
 
 // New makes an empty table. Errors are about the configuration.
@@ -64,7 +67,7 @@ func New(c Config) (*Table, error) {
 	if c.Max > 0 {
 		// Memory that is not touched costs nothing, and a slice that never
 		// grows is never copied.
-		t.entries = make([]entry, 1, c.Max+2)
+		t.entries = make([]entry, 1, min(c.Max+2, mostReserved))
 	}
 	t.nat.init(c.NAT, c.Buckets)
 	t.SetTimeouts(&c.Timeouts)
