@@ -98,7 +98,8 @@ type rules struct {
 	keepLiberal        bool   // 5.17, 5.15.24, 5.10.103: SYN options do not clear the liberal flag
 	windowIgnore       bool   // 6.1: some window failures are ignored instead of invalid
 	cutInvalidClose    bool   // 6.1: invalid FIN or RST from both sides shorten the timeout
-	rstFromPeer        bool   // 6.18.44, measured: RST answers an ignored SYN of the other side only
+	rstFromPeer        bool   // measured on 6.1.0-56 of Debian and 6.18.44: RST answers an ignored SYN of the other side only
+	rstKeptUnacked     bool   // measured on 6.12.117 and 7.3.4, not on 6.18.44: an RST that keeps the state caps at unacknowledged
 	challengeRST       bool   // 6.1: RST answering an ignored challenge ACK in SYN_SENT
 
 	// UDP.
@@ -107,7 +108,7 @@ type rules struct {
 
 	// Others.
 	sctp             sctpKind
-	sctpRepeatedInit bool // 6.18.44, measured: an INIT with the known tag is no new beginning
+	sctpRepeatedInit bool // measured on 6.1.0-56 of Debian and 6.18.44: an INIT with the known tag is no new beginning
 	dccp             bool // up to 6.14
 	udplite          bool // up to 6.19; generic in 7.3
 	icmp6Reroute     bool // 5.13: ICMPv6 redirects relate to the inner flow
@@ -161,18 +162,21 @@ func buildEras() []Era {
 	r.windowIgnore = true
 	r.cutInvalidClose = true
 	r.challengeRST = true
+	r.rstFromPeer = true
+	r.sctpRepeatedInit = true
 	add("6.1", ct.KernelVersion{Major: 6, Minor: 1, Patch: 55}, false)
 
 	r.clashReverse = true
-	add("6.12", ct.KernelVersion{Major: 6, Minor: 12}, false)
+	r.rstKeptUnacked = true
+	add("6.12", ct.KernelVersion{Major: 6, Minor: 12, Patch: 117}, false)
 
 	r.dccp = false
-	r.rstFromPeer = true
-	r.sctpRepeatedInit = true
+	r.rstKeptUnacked = false
 	r.logNetns = true
 	add("6.18", ct.KernelVersion{Major: 6, Minor: 18, Patch: 44}, true)
 
 	r.udplite = false
+	r.rstKeptUnacked = true
 	add("latest", ct.KernelVersion{Major: 7}, true)
 	return list
 }

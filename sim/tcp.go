@@ -388,6 +388,8 @@ func (t *Table) tcpTimeout(k *track, kind tcpKind, to uint8) uint32 {
 	switch {
 	case k.retrans >= t.knobs.TCPMaxRetrans+t.rules.retransSlack && full > retrans:
 		return retrans
+	case kind == kindRst && to != cl && t.rules.rstKeptUnacked:
+		return min(full, unack)
 	case kind == kindRst:
 		return t.tcpTimeouts[cl]
 	case (k.seen[0].flags|k.seen[1].flags)&tcpUnacked != 0 && full > unack:

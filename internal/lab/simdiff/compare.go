@@ -84,7 +84,7 @@ func (b *Batch) with(s ...*simtest.Sequence) Batch {
 // stillFailing runs some sequences of a batch again, few at a time, and
 // returns those that fail again.
 func (r *Rig) stillFailing(b *Batch, suspects []*simtest.Sequence) (again []*simtest.Sequence) {
-	const few = 64
+	const few = 512
 	for rest := suspects; len(rest) > 0; {
 		n := min(few, len(rest))
 		c := b.with(rest[:n]...)
