@@ -74,7 +74,7 @@ type rules struct {
 	natClash            bool   // 5.7: a loser with NAT becomes a short-lived reply-only entry
 	clashGREGeneric     bool   // GRE resolves clashes too
 	clashReverse        bool   // 6.12: two new flows that are each other's reply merge
-	reopenIsInvalid     bool   // up to 5.13: reopening a TCP entry raises the counter invalid
+	reopenIsInvalid     bool   // up to 5.13, not late in 5.10: reopening a TCP entry raises the counter invalid
 	evictBuckets        int    // how many buckets early drop searches
 
 	natEvictsClosing bool // 5.17: the last attempts at a port take it from closing flows
@@ -90,7 +90,7 @@ type rules struct {
 	tcp                *tcpTable
 	windowSlack        uint32 // how many bytes the upper bound is off; 0 in every kernel
 	retransSlack       uint8  // likewise for the count of retransmissions
-	synRetransmitKeeps bool   // 5.14: an unreplied SYN's retransmission does not refresh
+	synRetransmitKeeps bool   // 5.14, and late in 5.10: an unreplied SYN's retransmission does not refresh
 	rstClosing         bool   // 5.14: RST needs no check in closing states
 	rstReused          bool   // 5.14: seq 0, and an ignored SYN, are reasons to check the window instead
 	ignoreInvalidRST   bool   // 5.14: the sysctl exists
@@ -98,17 +98,17 @@ type rules struct {
 	keepLiberal        bool   // 5.17, 5.15.24, 5.10.103: SYN options do not clear the liberal flag
 	windowIgnore       bool   // 6.1: some window failures are ignored instead of invalid
 	cutInvalidClose    bool   // 6.1: invalid FIN or RST from both sides shorten the timeout
-	rstFromPeer        bool   // measured on 6.1.0-56 of Debian and 6.18.44: RST answers an ignored SYN of the other side only
+	rstFromPeer        bool   // measured on late 6.1 and 6.18.44: RST answers an ignored SYN of the other side only
 	rstKeptUnacked     bool   // measured on 6.12.117 and 7.3.4, not on 6.18.44: an RST that keeps the state caps at unacknowledged
 	challengeRST       bool   // 6.1: RST answering an ignored challenge ACK in SYN_SENT
 
 	// UDP.
 	udpStreamDelay  bool // 5.0: the stream timeout needs two seconds of life
-	udpAssuredDelay bool // 5.17, 5.15.24: and so does ASSURED
+	udpAssuredDelay bool // 5.17, and late in 5.10 and 5.15: and so does ASSURED
 
 	// Others.
 	sctp             sctpKind
-	sctpRepeatedInit bool // measured on 6.1.0-56 of Debian and 6.18.44: an INIT with the known tag is no new beginning
+	sctpRepeatedInit bool // measured on late 5.10, 6.1 and 6.18.44: an INIT with the known tag is no new beginning
 	dccp             bool // up to 6.14
 	udplite          bool // up to 6.19; generic in 7.3
 	icmp6Reroute     bool // 5.13: ICMPv6 redirects relate to the inner flow
@@ -140,20 +140,22 @@ func buildEras() []Era {
 	r.clashCounter = true
 	r.keepLiberal = true
 	r.sctp = sctpPaths
+	r.synRetransmitKeeps = true
+	r.udpAssuredDelay = true
+	r.sctpRepeatedInit = true
+	r.rstFromPeer = true
+	r.reopenIsInvalid = false
 	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, false)
 
-	r.reopenIsInvalid = false
 	r.minChain, r.spanChain = 8, 24
 	r.chainCounter = true
 	r.clashGREGeneric = true
 	r.gc = gcAdaptive
 	r.gcInitial = 100
-	r.synRetransmitKeeps = true
 	r.rstClosing = true
 	r.rstReused = true
 	r.ignoreInvalidRST = true
 	r.reinitSyn = true
-	r.udpAssuredDelay = true
 	r.icmp6Reroute = true
 	add("5.15", ct.KernelVersion{Major: 5, Minor: 15, Patch: 100}, false)
 
@@ -162,8 +164,6 @@ func buildEras() []Era {
 	r.windowIgnore = true
 	r.cutInvalidClose = true
 	r.challengeRST = true
-	r.rstFromPeer = true
-	r.sctpRepeatedInit = true
 	add("6.1", ct.KernelVersion{Major: 6, Minor: 1, Patch: 55}, false)
 
 	r.clashReverse = true

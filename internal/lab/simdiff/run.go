@@ -50,14 +50,14 @@ func (o *Outcome) String() string { return joined(o.lines()) }
 const statusCompared = ct.StatusSeenReply | ct.StatusAssured | ct.StatusConfirmed | ct.StatusNAT |
 	ct.StatusSrcNATDone | ct.StatusDstNATDone | ct.StatusDying | ct.StatusFixedTimeout | ct.StatusNATClash
 
-// same reports whether two entries agree, timeouts within a second.
-func same(a, b *ct.Flow) bool {
+// same reports whether two entries agree, timeouts within slack seconds.
+func same(a, b *ct.Flow, slack uint32) bool {
 	return a.Orig == b.Orig && a.Reply == b.Reply && a.State == b.State && a.Zone == b.Zone &&
 		(a.Status^b.Status)&statusCompared == 0 && a.TCP == b.TCP &&
-		a.TimeoutSeconds <= b.TimeoutSeconds+1 && b.TimeoutSeconds <= a.TimeoutSeconds+1
+		a.TimeoutSeconds <= b.TimeoutSeconds+slack && b.TimeoutSeconds <= a.TimeoutSeconds+slack
 }
 
-func sameOutcome(k, m *Outcome) bool {
+func sameOutcome(k, m *Outcome, slack uint32) bool {
 	kd, md := k.Verdict == sim.Refused || k.Verdict == sim.Lost, m.Verdict == sim.Refused || m.Verdict == sim.Lost
 	if kd != md || !kd && k.Verdict != m.Verdict || len(k.Flows) != len(m.Flows) {
 		return false
@@ -66,16 +66,16 @@ func sameOutcome(k, m *Outcome) bool {
 		return false
 	}
 	for i := range k.Flows {
-		if !sameAmong(&k.Flows[i], m.Flows) {
+		if !sameAmong(&k.Flows[i], m.Flows, slack) {
 			return false
 		}
 	}
 	return true
 }
 
-func sameAmong(f *ct.Flow, list []ct.Flow) bool {
+func sameAmong(f *ct.Flow, list []ct.Flow, slack uint32) bool {
 	for i := range list {
-		if same(f, &list[i]) {
+		if same(f, &list[i], slack) {
 			return true
 		}
 	}
@@ -93,13 +93,15 @@ type run struct {
 	diffs  []Difference
 	// crossed marks the sequences of which an entry ran out between two steps.
 	crossed []bool
-	lost    bool // a packet that the model lets pass did not arrive
+	slack   uint32 // in seconds, for the timeouts of the step
+	lost    bool   // a packet that the model lets pass did not arrive
 	// each, if set, is called with both outcomes of every step that a sequence
 	// has, whether they agree or not.
 	each func(seq, step int, kernel, model *Outcome)
 	// under way
-	slots [chunkFrames]int // sequence of each mark of the chunk
-	seen  [chunkFrames]bool
+	slots   [chunkFrames]int // sequence of each mark of the chunk
+	seen    [chunkFrames]bool
+	packets [chunkFrames]sim.Packet
 }
 
 // Run sends a batch through kernel and model and returns the first difference
@@ -190,7 +192,7 @@ func (x *run) step(step int) bool {
 		if x.each != nil {
 			x.each(i, step, &x.kernel[i], &x.model[i])
 		}
-		if !sameOutcome(&x.kernel[i], &x.model[i]) {
+		if !sameOutcome(&x.kernel[i], &x.model[i], x.slack) {
 			x.failed[i] = !x.batch.KeepGoing
 			d := Difference{Sequence: i, Step: step, Kernel: x.kernel[i], Model: x.model[i]}
 			d.Kernel.Flows = append([]ct.Flow(nil), d.Kernel.Flows...)
@@ -212,12 +214,10 @@ func (x *run) markCrossed() {
 }
 
 // chunk sends one packet of each of some sequences and waits for them behind
-// the tracker.
+// the tracker. The model gets them with the time at which they left.
 func (x *run) chunk(step int, seqs []int) {
 	x.round++
 	base := simtest.Mark(x.round * chunkFrames & 0xffff)
-	at := x.now()
-	expected := 0
 	for slot, i := range seqs {
 		s := x.batch.Sequences[i]
 		st := &s.Steps[step]
@@ -226,26 +226,35 @@ func (x *run) chunk(step int, seqs []int) {
 		w := x.wires[b2i(st.Reply)]
 		w.frames[w.n] = simtest.AppendFrame(w.frames[w.n][:0], w.eth, &p, st.Options, st.Defect, base+simtest.Mark(slot))
 		w.n++
-		x.slots[slot], x.seen[slot] = i, false
-		if x.nat && st.Reply {
-			p.Flags |= sim.FlagDropped
-		}
-		res := x.table.Packet(at, &p)
-		if x.nat && st.Reply && (res.Verdict != sim.Accepted || res.Info == sim.InfoNew) {
-			res = sim.Result{Verdict: sim.Lost} // it ends in the gateway
-		}
-		x.model[i].Result = res
-		if res.Verdict != sim.Refused && res.Verdict != sim.Lost {
-			expected++
-		}
+		x.slots[slot], x.seen[slot], x.packets[slot] = i, false, p
 		x.kernel[i].Verdict = sim.Lost
 	}
+	at := x.now()
 	for _, w := range x.wires {
 		if err := w.flush(); err != nil {
 			x.t.Fatal(err)
 		}
 	}
+	expected := 0
+	for slot, i := range seqs {
+		if x.predict(at, i, &x.batch.Sequences[i].Steps[step], &x.packets[slot]) {
+			expected++
+		}
+	}
 	x.collect(base, len(seqs), expected)
+}
+
+// predict lets the model track a packet and reports whether it should arrive.
+func (x *run) predict(at sim.Time, seq int, st *simtest.Step, p *sim.Packet) bool {
+	if x.nat && st.Reply {
+		p.Flags |= sim.FlagDropped
+	}
+	res := x.table.Packet(at, p)
+	if x.nat && st.Reply && (res.Verdict != sim.Accepted || res.Info == sim.InfoNew) {
+		res = sim.Result{Verdict: sim.Lost} // it ends in the gateway
+	}
+	x.model[seq].Result = res
+	return res.Verdict != sim.Refused && res.Verdict != sim.Lost
 }
 
 // collect waits for the packets of a chunk.
@@ -308,6 +317,9 @@ func (x *run) dump() {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+	// Timeouts agree within a second and the time that reading took.
+	at += (x.now() - at) / 2
+	x.slack = 1 + uint32((x.now()-at)/1e9)
 	x.table.Advance(at)
 	for _, f := range x.table.Dump() {
 		add(x.model, f)
