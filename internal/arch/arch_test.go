@@ -32,7 +32,7 @@ var callers = []string{"internal/kernel/...", "internal/cli/...", "internal/obse
 	"internal/journal/...", "internal/lab/..."}
 
 // pure lists packages whose results depend on their arguments alone.
-var pure = []string{"ct/...", "sim/...", "internal/klog/...", "internal/explain/...", "internal/census/...",
+var pure = []string{"ct/...", "sim/...", "internal/klog/...", "internal/explain/...", "internal/anonymize/...", "internal/collect/...", "internal/census/...",
 	"internal/diagnose/...", "internal/report/...", "internal/flowexpr/..."}
 
 // impure lists what a pure package may not call.

@@ -70,21 +70,20 @@ var counters = []entry{
 	},
 	{
 		id: "counter-clash-resolve", names: []string{"clash_resolve", "clashres"},
-		answer: "Races between two packets of a new flow that the kernel settled without loss.",
-		means:  []string{"[5.10-] In /proc it stands in the column that was called searched before.", "[-5.9] This kernel has no such counter."},
-		not:    []string{"It counts rescued packets, not lost ones."},
+		answer: "[5.10-] Races between two packets of a new flow that the kernel settled without loss.|[-5.9] This kernel has no such counter.",
+		means:  []string{"[5.10-] In /proc it stands in the column that was called searched before."},
+		not:    []string{"[5.10-] It counts rescued packets, not lost ones."},
 	},
 	{
 		id: "counter-chaintoolong", names: []string{"chaintoolong", "chainlength"},
-		answer: "Packets dropped because the bucket of their entry already held too many.",
+		answer: "[5.15-] Packets dropped because the bucket of their entry already held too many.|[-5.14] This kernel has no limit on the length of a chain, and no such counter.",
 		means: []string{
 			"[5.15-6.0] The limit is a random number from 8 to 31 at every insertion: trouble begins near four entries a bucket.",
 			"[6.1-] The limit is a random number from 50 to 79: trouble begins near 25 entries a bucket.",
-			"[-5.14] This kernel has no limit on the length of a chain, and no such counter.",
 			"[5.15-] These packets are in insert_failed and not in drop.",
 		},
-		not: []string{"It does not mean that max is reached: a table with too few buckets is full before."},
-		do:  []string{"More buckets: sysctl -w net.netfilter.nf_conntrack_buckets=N in the initial namespace, in a quiet hour; ctwarden plan chooses N."},
+		not: []string{"[5.15-] It does not mean that max is reached: a table with too few buckets is full before."},
+		do:  []string{"[5.15-] More buckets: sysctl -w net.netfilter.nf_conntrack_buckets=N in the initial namespace, in a quiet hour; ctwarden plan chooses N."},
 	},
 	{
 		id: "counter-searched", names: []string{"searched"},

@@ -20,7 +20,7 @@ type finder struct {
 }
 
 // maxTopics bounds what one text can ask for.
-const maxTopics = 24
+const maxTopics = 64
 
 func (f *finder) add(group string, e *entry, seen ...string) {
 	if e == nil || len(f.topics) >= maxTopics {
