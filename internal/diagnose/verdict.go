@@ -148,7 +148,7 @@ func (f *facts) calm(v *report.Verdict, all []finding) {
 	}
 	l := f.s.Limits
 	switch {
-	case !f.looked && f.in.Log != nil:
+	case !f.looked && f.in.Log != nil && f.in.Log.Read():
 		v.Text = "The log says nothing of a full table."
 		v.Confidence = report.Medium
 		v.Doubts = []string{"the kernel prints only some of the refusals, and none while it can evict"}

@@ -187,6 +187,12 @@ type Report struct {
 	Skipped    Skipped     `json:"skipped"`
 }
 
+// Read reports whether at least one source could be read: an empty log says
+// something, one that refused every byte does not.
+func (r *Report) Read() bool {
+	return slices.ContainsFunc(r.Sources, func(s Source) bool { return s.Bytes > 0 || s.Error == "" })
+}
+
 // Refused sums the bounds over the episodes of a kind. What the limiter
 // suppressed is shared by episodes that overlap and counts once.
 func (r *Report) Refused(k Kind) (least, most uint64, openEnded bool) {

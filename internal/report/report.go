@@ -158,7 +158,7 @@ func (r *Report) Finding(code string) *Finding {
 // Blank reports whether neither the machine nor the logs told the state of the
 // table: nothing can be concluded.
 func (r *Report) Blank() bool {
-	if r.Log != nil && len(r.Log.Sources) > 0 {
+	if r.Log != nil && r.Log.Read() {
 		return false
 	}
 	s := r.Snapshot

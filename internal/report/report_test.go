@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/klog"
 )
 
 func TestWrap(t *testing.T) {
@@ -91,6 +92,8 @@ func TestBlank(t *testing.T) {
 	}{
 		{"nothing at all", Report{}, true},
 		{"a machine that shows nothing", Report{Snapshot: &ct.Snapshot{}}, true},
+		{"a log that refuses", Report{Log: &klog.Report{Sources: []klog.Source{{Name: "/dev/kmsg", Error: "operation not permitted"}}}}, true},
+		{"an empty log", Report{Log: &klog.Report{Sources: []klog.Source{{Name: "kern.log"}}}}, false},
 		{"an empty table", Report{Snapshot: seen}, false},
 		{"no module", Report{Snapshot: &ct.Snapshot{Tracking: ct.Tracking{ModuleLoaded: ct.No}}}, false},
 	} {

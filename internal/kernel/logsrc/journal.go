@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +32,7 @@ const fields = "MESSAGE,SYSLOG_IDENTIFIER,SYSLOG_FACILITY,_TRANSPORT,_HOSTNAME,_
 // the oldest.
 func journal(ctx context.Context, to Collector, o Options) *ct.Blind {
 	tree := rootfs.Tree{Root: o.Root}
-	if !tree.Exists("/var/log/journal") && !tree.Exists("/run/log/journal") {
+	if !hasJournal(tree) {
 		return nil
 	}
 	var where []string
@@ -54,12 +57,34 @@ func journal(ctx context.Context, to Collector, o Options) *ct.Blind {
 	return &ct.Blind{What: "the journal", Why: cause(err).Error(), How: "run as root, or as a member of the group systemd-journal"}
 }
 
+// hasJournal reports whether there is a journal file, or a folder that may hold
+// one and cannot be listed.
+func hasJournal(tree rootfs.Tree) bool {
+	for _, dir := range []string{"/run/log/journal", "/var/log/journal"} {
+		machines, err := tree.List(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+		for _, m := range machines {
+			files, err := tree.List(path.Join(dir, m))
+			if errors.Is(err, fs.ErrPermission) || slices.ContainsFunc(files, isJournalName) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isJournalName(name string) bool {
+	return strings.HasSuffix(name, ".journal") || strings.HasSuffix(name, ".journal~")
+}
+
 func journalDir(ctx context.Context, to Collector, dir string) error {
 	return journalctl(ctx, to, dir, "--directory="+dir)
 }
 
-func journalFile(ctx context.Context, to Collector, path string) error {
-	return journalctl(ctx, to, path, "--file="+path)
+func journalFile(ctx context.Context, to Collector, file string) error {
+	return journalctl(ctx, to, file, "--file="+file)
 }
 
 // isJournal recognises a journal file and rewinds.
