@@ -218,6 +218,9 @@ func (s *topSource) readPanel(ctx context.Context, now time.Time, r *tui.Reading
 	}
 	// The display keeps one reading while the next is taken, so two buffers do.
 	s.buffers[0], s.buffers[1] = s.buffers[1], s.buffers[0][:0]
+	if n := min(s.panel, int(r.Limits.Count.N)); cap(s.buffers[1]) < n {
+		s.buffers[1] = make([]ct.Flow, 0, n)
+	}
 	r.Flows = s.buffers[1]
 	more := true
 	sum, err := s.table.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {

@@ -54,7 +54,7 @@ type Table struct {
 	max     int
 	seed    maphash.Seed
 	index   []uint64 // open addressing: 0 is free, else upper half of the hash, position + 1
-	groups  []group
+	groups  groupList
 	traffic []traffic // of each group, once there is any
 	long    []byte    // keys that do not fit into a key
 	scratch []byte
@@ -86,6 +86,25 @@ type group struct {
 
 type traffic struct{ packets, bytes uint64 }
 
+// groupList is a list in pieces, so that growing copies nothing: half of what
+// counting many groups takes would be spent on new memory.
+type groupList struct {
+	pieces [][]group
+	n      int
+}
+
+const pieceLen = 1 << 12
+
+func (l *groupList) at(i int) *group { return &l.pieces[i/pieceLen][i%pieceLen] }
+
+func (l *groupList) add(g group) {
+	if l.n%pieceLen == 0 {
+		l.pieces = append(l.pieces, make([]group, pieceLen))
+	}
+	*l.at(l.n) = g
+	l.n++
+}
+
 // batch is how many flows are looked up together.
 const batch = 64
 
@@ -110,7 +129,7 @@ func (t *Table) Total() Stats { return t.total }
 // Groups returns how many groups there are, without the forgotten ones.
 func (t *Table) Groups() int {
 	t.flush()
-	return len(t.groups)
+	return t.groups.n
 }
 
 // Error is how many entries a group may lack, 0 while the table is exact, and
@@ -184,7 +203,7 @@ func (t *Table) flush() {
 	touched := uint32(0)
 	for i := range t.n {
 		if at := uint32(slots[i]); at != 0 {
-			touched += t.groups[at-1].entries
+			touched += t.groups.at(int(at - 1)).entries
 		}
 	}
 	t.touched = touched
@@ -196,7 +215,7 @@ func (t *Table) flush() {
 
 func (t *Table) count(w *waiting) {
 	at := t.find(w)
-	g := &t.groups[at]
+	g := t.groups.at(at)
 	g.entries++
 	if w.assured {
 		g.assured++
@@ -207,7 +226,7 @@ func (t *Table) count(w *waiting) {
 	if w.traffic.packets == 0 {
 		return
 	}
-	for len(t.traffic) < len(t.groups) {
+	for len(t.traffic) < t.groups.n {
 		t.traffic = append(t.traffic, traffic{})
 	}
 	t.traffic[at].packets += w.traffic.packets
@@ -219,14 +238,14 @@ func (t *Table) find(w *waiting) int {
 	for i := w.hash; ; i++ {
 		slot := &t.index[i&uint64(len(t.index)-1)]
 		if *slot == 0 {
-			if len(t.groups) >= t.max {
+			if t.groups.n >= t.max {
 				t.prune(w)
 				return t.find(w)
 			}
-			*slot = w.hash&^(1<<32-1) | uint64(len(t.groups)+1)
+			*slot = w.hash&^(1<<32-1) | uint64(t.groups.n+1)
 			return t.insert(w)
 		}
-		if at := int(uint32(*slot)) - 1; *slot>>32 == w.hash>>32 && t.equal(&t.groups[at].key, &w.key) {
+		if at := int(uint32(*slot)) - 1; *slot>>32 == w.hash>>32 && t.equal(&t.groups.at(at).key, &w.key) {
 			if w.key.size == longKey {
 				t.long = t.long[:binary.NativeEndian.Uint32(w.key.bytes[:])]
 			}
@@ -236,17 +255,17 @@ func (t *Table) find(w *waiting) int {
 }
 
 func (t *Table) insert(w *waiting) int {
-	t.groups = append(t.groups, group{key: w.key, hash: uint32(w.hash >> 32), low: uint32(w.hash)})
-	if len(t.groups)*2 > len(t.index) {
+	t.groups.add(group{key: w.key, hash: uint32(w.hash >> 32), low: uint32(w.hash)})
+	if t.groups.n*2 > len(t.index) {
 		t.rehash(len(t.index) * 4)
 	}
-	return len(t.groups) - 1
+	return t.groups.n - 1
 }
 
 func (t *Table) rehash(size int) {
 	t.index = make([]uint64, size)
-	for n := range t.groups {
-		g := &t.groups[n]
+	for n := range t.groups.n {
+		g := t.groups.at(n)
 		i := uint64(g.low)
 		for t.index[i&uint64(size-1)] != 0 {
 			i++
@@ -259,16 +278,18 @@ func (t *Table) rehash(size int) {
 // counts from 0, so it lacks what it had; and that is no more than the largest
 // of each pruning, summed. w is being looked up, and its key must live.
 func (t *Table) prune(w *waiting) {
-	order := make([]int32, len(t.groups))
+	order := make([]int32, t.groups.n)
 	for i := range order {
 		order[i] = int32(i)
 	}
-	slices.SortFunc(order, func(a, b int32) int { return cmp.Compare(t.groups[b].entries, t.groups[a].entries) })
+	slices.SortFunc(order, func(a, b int32) int {
+		return cmp.Compare(t.groups.at(int(b)).entries, t.groups.at(int(a)).entries)
+	})
 	keep := order[:t.max/2]
-	t.dropped += uint64(t.groups[order[t.max/2]].entries)
+	t.dropped += uint64(t.groups.at(int(order[t.max/2])).entries)
 	t.lost += len(order) - len(keep)
 	old, oldTraffic, oldLong := t.groups, t.traffic, t.long
-	t.groups, t.traffic, t.long = make([]group, 0, t.max), nil, nil
+	t.groups, t.traffic, t.long = groupList{}, nil, nil
 	move := func(k key) key {
 		if k.size != longKey {
 			return k
@@ -277,11 +298,11 @@ func (t *Table) prune(w *waiting) {
 		return t.keyOf(oldLong[at : at+uint32(binary.NativeEndian.Uint16(k.bytes[4:]))])
 	}
 	for _, n := range keep {
-		g := old[n]
+		g := *old.at(int(n))
 		g.key = move(g.key)
-		t.groups = append(t.groups, g)
+		t.groups.add(g)
 		if int(n) < len(oldTraffic) {
-			for len(t.traffic) < len(t.groups)-1 {
+			for len(t.traffic) < t.groups.n-1 {
 				t.traffic = append(t.traffic, traffic{})
 			}
 			t.traffic = append(t.traffic, oldTraffic[n])
@@ -293,7 +314,7 @@ func (t *Table) prune(w *waiting) {
 
 // stats returns the sums of a group.
 func (t *Table) stats(at int32) Stats {
-	g := &t.groups[at]
+	g := t.groups.at(int(at))
 	s := Stats{Entries: uint64(g.entries), Assured: uint64(g.assured), Unreplied: uint64(g.unreplied)}
 	if int(at) < len(t.traffic) {
 		s.Packets, s.Bytes = t.traffic[at].packets, t.traffic[at].bytes
@@ -317,7 +338,7 @@ var Orders = map[string]Order{
 // the order of their keys.
 func (t *Table) Top(n int, by Order) []Group {
 	t.flush()
-	order := make([]int32, len(t.groups))
+	order := make([]int32, t.groups.n)
 	for i := range order {
 		order[i] = int32(i)
 	}
@@ -327,7 +348,7 @@ func (t *Table) Top(n int, by Order) []Group {
 	slices.SortFunc(order, func(a, b int32) int { return t.compare(a, b, by) })
 	out := make([]Group, len(order))
 	for i, at := range order {
-		out[i] = Group{t.text(&t.groups[at]), t.stats(at)}
+		out[i] = Group{t.text(t.groups.at(int(at))), t.stats(at)}
 	}
 	return out
 }
@@ -338,7 +359,7 @@ func (t *Table) compare(a, b int32, by Order) int {
 	if c := cmp.Compare(by(y), by(x)); c != 0 {
 		return c
 	}
-	return bytes.Compare(t.bytes(&t.groups[a].key), t.bytes(&t.groups[b].key))
+	return bytes.Compare(t.bytes(&t.groups.at(int(a)).key), t.bytes(&t.groups.at(int(b)).key))
 }
 
 // selectTop moves the n first into a heap whose root is the last of them.
