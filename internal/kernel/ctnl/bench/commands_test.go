@@ -18,13 +18,11 @@ const (
 	listLines  = "list -o conntrack"
 	evictCmd   = "evict -s 10.99.0.0/16 --yes"
 	evictSoft  = "evict -s 10.99.0.0/16 --soft 1s --no-wait --yes"
-	topOnce    = "top --once --interval 500ms"
-	topStart   = "top --once --interval 500ms --panel 100"
 	shellBySrc = `conntrack -L 2>/dev/null | awk '{for (i = 1; i <= NF; i++) if ($i ~ /^src=/) {print $i; break}}' | sort | uniq -c | sort -rn | head -20`
 )
 
 func init() {
-	for _, line := range []string{listBySrc, listLines, evictCmd, evictSoft, topOnce, topStart} {
+	for _, line := range []string{listBySrc, listLines, evictCmd, evictSoft} {
 		subjects[line] = commandLine(line)
 	}
 }
@@ -63,7 +61,7 @@ func commands(t *testing.T, n int) {
 	ns, _ := filled(t, n)
 	all := make(map[string][]sample)
 	for round := range 5 {
-		for _, name := range []string{"bare receive loop", listBySrc, listLines, topOnce, topStart} {
+		for _, name := range []string{"bare receive loop", listBySrc, listLines} {
 			all[name] = append(all[name], measure(t, name, ns))
 		}
 		if round < 2 {
@@ -72,11 +70,7 @@ func commands(t *testing.T, n int) {
 	}
 	fmt.Printf("\ncommands on %d entries\n\n", n)
 	all["conntrack -L | awk | sort | …"] = all[shellBySrc]
-	report([]string{"bare receive loop", listBySrc, listLines, topOnce, topStart, "conntrack -L | awk | sort | …"}, all, "bare receive loop", n)
-	// Both read twice; the difference is what 10,000 entries cost, without
-	// what starting up does.
-	load := float64(best(all[topOnce]).CPU-best(all[topStart]).CPU) / 2 / float64(2*time.Second)
-	fmt.Printf("\ntop, a reading every 2 s: %.2f%% of a processor\n", 100*load)
+	report([]string{"bare receive loop", listBySrc, listLines, "conntrack -L | awk | sort | …"}, all, "bare receive loop", n)
 	evictions(t, n)
 }
 
