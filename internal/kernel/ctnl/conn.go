@@ -66,7 +66,8 @@ type Conn struct {
 	dec   decoder
 	// stale is set when a dump was left early: the socket is then busy with
 	// it and must be replaced before the next request.
-	stale bool
+	stale  bool
+	closed bool
 }
 
 // Dial opens a connection. It returns ErrNotLoaded, without having changed
@@ -139,8 +140,22 @@ func setReceiveBuffer(fd, size int) {
 
 // Close closes the connection.
 func (c *Conn) Close() error {
-	if c.fd < 0 {
+	if c.closed {
 		return os.ErrClosed
+	}
+	c.closed = true
+	return c.closeSocket()
+}
+
+// Release gives the socket up until the next request, which opens another: a
+// connection that waits does not keep a namespace alive that has lost all its
+// processes. If the namespace has changed by then, that request returns
+// ErrNamespaceGone, or netns.ErrNotFound.
+func (c *Conn) Release() error { return c.closeSocket() }
+
+func (c *Conn) closeSocket() error {
+	if c.fd < 0 {
+		return nil
 	}
 	err := unix.Close(c.fd)
 	c.fd = -1
@@ -153,14 +168,15 @@ func (c *Conn) NetnsInode() uint64 { return c.inode }
 
 // ready makes the socket fit for a request.
 func (c *Conn) ready() error {
-	if c.fd < 0 {
+	if c.closed {
 		return os.ErrClosed
 	}
-	if !c.stale {
+	if c.fd >= 0 && !c.stale {
 		return nil
 	}
-	unix.Close(c.fd)
-	c.fd = -1
+	if err := c.closeSocket(); err != nil {
+		return os.NewSyscallError("close", err)
+	}
 	return c.open()
 }
 

@@ -355,6 +355,31 @@ func TestNoAllocationPerEntry(t *testing.T) {
 	}
 }
 
+// TestRelease: a released connection does not keep its namespace alive, and
+// finds back into one that lives.
+func TestRelease(t *testing.T) {
+	h, c := newTable(t)
+	create(t, c, flows(10)...)
+	for range 2 {
+		if err := c.Release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, _ := dump(t, c, ctnl.Query{}); len(all) != 10 {
+		t.Errorf("%d entries after a release", len(all))
+	}
+	if err := c.Release(); err != nil {
+		t.Fatal(err)
+	}
+	// The name is gone, as if the container had ended.
+	if err := unix.Unmount(h.Path(), unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.GlobalStats(); err == nil {
+		t.Error("a namespace without a name was found again")
+	}
+}
+
 // TestClosed: a closed connection says so.
 func TestClosed(t *testing.T) {
 	_, c := newTable(t)

@@ -94,8 +94,9 @@ const (
 //
 // Listening has a price for the kernel: entries made while anybody on the host
 // listens carry 128 bytes more, and each event costs the packet path several
-// microseconds. Entries made before nobody listened, with
-// nf_conntrack_events=2 (the default from 5.19), are silent for ever.
+// microseconds. With
+// nf_conntrack_events=2 (the default from 5.19) entries that were made before
+// anybody listened stay silent for ever.
 type Listener struct {
 	file  *os.File
 	raw   syscall.RawConn
