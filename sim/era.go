@@ -164,11 +164,11 @@ func buildEras() []Era {
 	r.windowIgnore = true
 	r.cutInvalidClose = true
 	r.challengeRST = true
-	add("6.1", ct.KernelVersion{Major: 6, Minor: 1, Patch: 55}, false)
+	add("6.1", ct.KernelVersion{Major: 6, Minor: 1, Patch: 55}, true)
 
 	r.clashReverse = true
 	r.rstKeptUnacked = true
-	add("6.12", ct.KernelVersion{Major: 6, Minor: 12, Patch: 117}, false)
+	add("6.12", ct.KernelVersion{Major: 6, Minor: 12, Patch: 117}, true)
 
 	r.dccp = false
 	r.rstKeptUnacked = false

@@ -81,6 +81,11 @@ func (t *Table) relate(p *Packet) Flight {
 	if t.key(e, int(link&1)).dst != packAddr(p.Tuple.Dst) {
 		return t.badICMP()
 	}
+	if t.nat.on && p.Flags&FlagBadChecksum != 0 {
+		// Translating an error needs its checksum right, whatever the knob says
+		// (nf_nat_icmp_reply_translation).
+		return Flight{verdict: Lost}
+	}
 	return Flight{info: InfoRelated, reply: link&1 == reply, entry: link >> 1}
 }
 
