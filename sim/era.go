@@ -145,7 +145,7 @@ func buildEras() []Era {
 	r.sctpRepeatedInit = true
 	r.rstFromPeer = true
 	r.reopenIsInvalid = false
-	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, false)
+	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, true)
 
 	r.minChain, r.spanChain = 8, 24
 	r.chainCounter = true
