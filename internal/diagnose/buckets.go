@@ -42,8 +42,11 @@ func longChains(f *facts) []finding {
 	b := f.s.Limits.Buckets.Or(0)
 	fd := finding{cause: report.CauseWrongSizing, confidence: report.High}
 	fd.Severity = report.Notice
-	if grown > 0 {
+	switch {
+	case f.perSecond(grown) >= chainRate:
 		fd.Severity = report.Critical
+	case grown > 0:
+		fd.Severity = report.Warning
 	}
 	fd.Title = fmt.Sprintf("Hash chains are too long: %s refused for it since boot", count(total, "new connection"))
 	fd.clause = fmt.Sprintf("%s entries share %s hash buckets, and new connections are refused because a chain is too long, whatever the limit says", num(f.peak), num(b))
@@ -51,6 +54,7 @@ func longChains(f *facts) []finding {
 	fd.Evidence = []string{
 		fmt.Sprintf("%s in %s.", count(grown, "refusal"), span(f.interval)),
 		fmt.Sprintf("A bucket holds %.1f links on average; this kernel refuses an insert into a chain of %.0f or more links, the exact limit being drawn anew each time.", meanChain(f.peak, b), chainLimit(f.s.Version)),
+		"The hash table is one for the whole host: entries of other namespaces stand in the same chains.",
 		"These refusals are counted in insert_failed and chaintoolong, not in drop, and no log line tells of them.",
 	}
 	fd.Remedies = f.moreBuckets()

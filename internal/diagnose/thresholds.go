@@ -50,6 +50,8 @@ const (
 	// costlyChain is the mean chain at the limit from which look-ups cost more
 	// than they should: the classic four entries a bucket make eight links.
 	costlyChain = 16
+	// chainRate is how many inserts a second refused for long chains hurt now.
+	chainRate = 10
 	// raceRate is how many packets a second lost in races are worth a word.
 	raceRate = 1
 	// expiringShare of entries with a second or less left is unusual.
