@@ -66,3 +66,8 @@ sim-diff:
 # The model's speed and memory with 65,536, 1 M and 10 M live flows.
 bench-sim:
 	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live 65536,1048576,10000000
+
+# The scenes of check on every Debian kernel under qemu. As root.
+.PHONY: kernels
+kernels:
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OnOtherKernels ./internal/cli
