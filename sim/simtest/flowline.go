@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -59,12 +60,26 @@ func SplitTimeout(line string) (seconds int, rest string) {
 }
 
 // Agree reports whether two outcomes in lines agree, timeouts within a second.
+// The first line of each is the verdict; the flows may stand in any order, as a
+// second more or less moves a line.
 func Agree(a, b []string) bool {
-	return slices.EqualFunc(a, b, func(x, y string) bool {
+	return slices.EqualFunc(byFlow(a), byFlow(b), func(x, y string) bool {
 		xt, xs := SplitTimeout(x)
 		yt, ys := SplitTimeout(y)
 		return xs == ys && xt <= yt+1 && yt <= xt+1
 	})
+}
+
+func byFlow(lines []string) []string {
+	out := slices.Clone(lines)
+	if len(out) > 1 {
+		slices.SortFunc(out[1:], func(x, y string) int {
+			xt, xs := SplitTimeout(x)
+			yt, ys := SplitTimeout(y)
+			return cmp.Or(cmp.Compare(xs, ys), cmp.Compare(xt, yt))
+		})
+	}
+	return out
 }
 
 // VerdictLine prints a packet's fate for scenario files. Refused and lost
