@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// blockSize is how much is read and searched at a time: it fits a second
-	// level cache.
-	blockSize = 512 << 10
+	// blockSize is how much is read and searched at a time: so much that waking
+	// the other goroutine for each block costs little.
+	blockSize = 2 << 20
 	// reach is how far around a needle its line or record is looked for. What
 	// is longer is no log line.
 	reach = 16 << 10
