@@ -112,6 +112,9 @@ type Tracking struct {
 	NATRules []string `json:"nat_rules,omitempty"`
 	// Offload is Yes where a flow table exists.
 	Offload Tri `json:"offload,omitzero"`
+	// Rules are those that cost more than they must. Their addresses stay out
+	// of reports.
+	Rules []RuleAdvice `json:"-"`
 }
 
 // Blind is something that could not be seen.

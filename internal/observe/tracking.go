@@ -58,6 +58,7 @@ func (r *reader) judgeTracking() {
 	s := r.snap
 	t := &s.Tracking
 	t.Users = r.rules.Users
+	t.Rules = r.rules.Advice
 	t.NAT = r.nat()
 	if t.ModuleLoaded == ct.No {
 		t.Active = ct.No

@@ -1,6 +1,8 @@
 package observe
 
 import (
+	"bytes"
+	"encoding/json"
 	"path/filepath"
 	"testing"
 
@@ -53,6 +55,19 @@ func TestActive(t *testing.T) {
 				t.Error("active, and nobody said why")
 			}
 		})
+	}
+}
+
+// TestAdviceStaysOutOfReports checks that rules are told of to a plan, and
+// their addresses not to a report.
+func TestAdviceStaysOutOfReports(t *testing.T) {
+	r := &reader{snap: &ct.Snapshot{}, rules: rules{whole: true, Rules: nft.Rules{Advice: []ct.RuleAdvice{{Kind: ct.LateDrop, Rule: "ip saddr 192.0.2.1 drop"}}}}}
+	r.judgeTracking()
+	if len(r.snap.Tracking.Rules) != 1 {
+		t.Errorf("%+v", r.snap.Tracking)
+	}
+	if b, err := json.Marshal(r.snap.Tracking); err != nil || bytes.Contains(b, []byte("192.0.2.1")) {
+		t.Errorf("%s %v", b, err)
 	}
 }
 

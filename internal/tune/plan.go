@@ -120,6 +120,9 @@ type Plan struct {
 	Survival []Survival `json:"survival"`
 	// Buckets weighs the sizes of the hash table that were considered.
 	Buckets []BucketChoice `json:"bucket_choices,omitempty"`
+	// Rules are firewall rules that cost more than they must. No plan changes
+	// them.
+	Rules []RuleNote `json:"rules,omitempty"`
 
 	Unreached []string `json:"unreached_namespaces,omitempty"`
 	// Warnings are what the plan cannot cure or could not know.
@@ -169,6 +172,7 @@ func New(s *ct.Snapshot, o Options) (*Plan, error) {
 	b.size()
 	b.survival()
 	b.order()
+	p.Rules = ruleNotes(&s.Tracking)
 	b.warnings()
 	return p, nil
 }

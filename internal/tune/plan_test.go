@@ -125,6 +125,7 @@ func TestGoldenPlans(t *testing.T) {
 		o    Options
 	}{
 		{"churn", churning(), Options{Owners: claims{KeyMax: {{Who: "ufw", Where: "/etc/ufw/sysctl.conf:12", Value: "65536", Wins: true, Advice: "change it there"}}}}},
+		{"rules", ruled(), Options{}},
 		{"leak", leaking(), Options{Unreached: []string{"web (4026532245)"}}},
 		{"container", inContainer(), Options{}},
 		{"broken", broken, Options{For: RoleServer}},

@@ -101,6 +101,7 @@ func (p *Plan) text(w *bufio.Writer) {
 			textItem(w, it)
 		}
 	}
+	p.textRules(w)
 	if len(p.Warnings) > 0 {
 		fmt.Fprintln(w, "\nMind:")
 		for _, s := range p.Warnings {
@@ -199,6 +200,23 @@ func (s Stand) String() string {
 		return fmt.Sprintf("never full (%s)", percent(s.FillPeak))
 	}
 	return fmt.Sprintf("full in %.0f s, then admits %s", *s.FullAfterSeconds, odds(s.Admitted))
+}
+
+// textRules names the rules of the firewall, which are not ours to change.
+func (p *Plan) textRules(w *bufio.Writer) {
+	if len(p.Rules) > 0 {
+		fmt.Fprintln(w, "\nRules of the firewall, for whoever keeps them:")
+	}
+	for _, r := range p.Rules {
+		more := ""
+		if r.More > 0 {
+			more = fmt.Sprintf(" (and %d more like it)", r.More)
+		}
+		fmt.Fprintf(w, "  %s: %s%s\n", r.Where, r.Rule, more)
+		for _, f := range [][2]string{{"why", r.Why}, {"kernel", r.Kernel}, {"instead", r.Instead}, {"risk", r.Risk}} {
+			fmt.Fprintf(w, "   %-8s %s\n", f[0], f[1])
+		}
+	}
 }
 
 func orUnknown(s string) string {

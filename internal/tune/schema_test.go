@@ -23,7 +23,11 @@ func TestPlanMatchesItsSchema(t *testing.T) {
 		}
 		return schema.Validate(doc)
 	}
-	for _, p := range []*Plan{mustPlan(t, Options{}), mustPlan(t, Options{PeakNew: 50_000, Owners: claims{KeyMax: {{Who: "ufw", Where: "x"}}}})} {
+	withRules, err := New(ruled(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []*Plan{withRules, mustPlan(t, Options{}), mustPlan(t, Options{PeakNew: 50_000, Owners: claims{KeyMax: {{Who: "ufw", Where: "x"}}}})} {
 		if err := validate(p); err != nil {
 			t.Error(err)
 		}

@@ -32,7 +32,7 @@ func (b *blob) walk(family uint8, table string, c *collector) error {
 	if family == family6 {
 		l = &layout6
 	}
-	chain := ""
+	chain, in := "", seat{}
 	for at := 0; at < len(b.entries); {
 		e := b.entries[at:]
 		if len(e) < l.elems {
@@ -42,8 +42,8 @@ func (b *blob) walk(family uint8, table string, c *collector) error {
 		if target < l.elems || next < target+l.matchHead || next > len(e) {
 			return fmt.Errorf("%w: entry with target at %d and end at %d", ErrMalformed, target, next)
 		}
-		if name, ok := b.hookAt(uint32(at)); ok {
-			chain = name
+		if hook, ok := b.hookAt(uint32(at)); ok {
+			chain, in = hookNames[hook], seatOf(table, hook)
 		}
 		where := l.program + " " + table + " " + chain
 		if err := l.matches(e[l.elems:target], where, c); err != nil {
@@ -54,9 +54,14 @@ func (b *blob) walk(family uint8, table string, c *collector) error {
 		case "":
 			b.standard(uint32(at), data, c)
 		case "ERROR": // heads a chain of the user, and ends the table
-			chain = cString(data)
+			chain, in = cString(data), seat{}
 		default:
 			c.xtTarget(where, name, data)
+		}
+		if in.known {
+			t := l.terms(family, e[:next], target, uint32(at))
+			c.advise(where, in.base, t, in.passed)
+			in.passed = in.passed || t.end == leaves
 		}
 		at += next
 	}
@@ -64,13 +69,13 @@ func (b *blob) walk(family uint8, table string, c *collector) error {
 }
 
 // hookAt returns the built-in chain that begins at an offset.
-func (b *blob) hookAt(at uint32) (string, bool) {
+func (b *blob) hookAt(at uint32) (int, bool) {
 	for i := range hooks {
 		if b.validHooks&(1<<i) != 0 && b.hookEntry[i] == at {
-			return hookNames[i], true
+			return i, true
 		}
 	}
-	return "", false
+	return 0, false
 }
 
 // standard notes a verdict: the policy of a built-in chain, or a rule's.

@@ -129,6 +129,7 @@ func FuzzMessages(f *testing.F) {
 	host.PutUint32(msg, uint32(len(msg)))
 	f.Add(msg)
 	f.Add(msg[:20])
+	f.Add(append(make([]byte, headerLen+nfgenLen), attr(ruleExprs, from10, tcp23, drop)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		t1 := tables{parent: newCollector()}
 		for _, each := range []func(uint8, attrs){t1.chain, t1.set, t1.object, t1.flowTable, t1.rule, t1.elements} {
@@ -140,5 +141,8 @@ func FuzzMessages(f *testing.F) {
 			t1.keep()
 		}
 		t1.parent.finish()
+		for _, family := range []uint8{familyInet, family4, family6} {
+			termsOf(family, attrs(b[min(len(b), headerLen+nfgenLen):]).get(ruleExprs)).rule()
+		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 )
 
@@ -37,6 +38,9 @@ type Rules struct {
 	// Hooked is set where the kernel told its hooks, and HooksTracking then
 	// tells whether tracking is among them.
 	Hooked, HooksTracking bool
+	// Advice are the rules that cost more than they must, as far as they were
+	// understood as a whole.
+	Advice []ct.RuleAdvice
 }
 
 // Source is one part of the rules that could not be read.
@@ -72,7 +76,9 @@ func Read(ctx context.Context, fs procfs.FS, mods *procfs.Modules) (Rules, []Sou
 			c.rules.Hooked, c.rules.HooksTracking = true, tracking
 		}
 	}
-	return c.finish(), failed
+	r := c.finish()
+	r.Advice = c.finishAdvice(len(failed) == 0)
+	return r, failed
 }
 
 // present reports whether a subsystem can be asked without loading it.
@@ -82,13 +88,16 @@ func present(mods *procfs.Modules, module, symbol string) bool {
 
 // collector gathers findings, each once and with how often it occurs.
 type collector struct {
-	rules Rules
-	users tally
-	nat   tally
+	rules  Rules
+	users  tally
+	nat    tally
+	bases  map[chainKey]base
+	advice map[adviceKey]advised
 }
 
 func newCollector() *collector {
-	return &collector{users: make(tally), nat: make(tally)}
+	return &collector{users: make(tally), nat: make(tally),
+		bases: make(map[chainKey]base), advice: make(map[adviceKey]advised)}
 }
 
 func (c *collector) finish() Rules {

@@ -46,8 +46,14 @@ func familyName(f uint8) string {
 
 // Attributes of chains, rules, sets, objects: enum nft_*_attributes.
 const (
+	chainTable  = 1
+	chainName   = 3
 	chainHook   = 4
 	chainPolicy = 5
+	chainType   = 7
+
+	chainHookNum      = 1
+	chainHookPriority = 2
 
 	ruleTable = 1
 	ruleChain = 2
@@ -111,6 +117,13 @@ type tables struct {
 	parent *collector
 	draft  *collector
 	vmaps  map[vmap]bool
+	passed map[chainKey]bool // a rule so far may let packets pass
+}
+
+// chainKey names a chain of nftables.
+type chainKey struct {
+	family       uint8
+	table, chain string
 }
 
 // vmap is a set whose elements are verdicts.
@@ -122,6 +135,7 @@ type vmap struct {
 func (t *tables) begin() {
 	t.draft = newCollector()
 	t.vmaps = make(map[vmap]bool)
+	t.passed = make(map[chainKey]bool)
 }
 
 // keep adds the draft to what is known.
@@ -134,6 +148,8 @@ func (t *tables) keep() {
 	p.FlowTables = p.FlowTables || d.FlowTables
 	maps.Copy(t.parent.users, t.draft.users)
 	maps.Copy(t.parent.nat, t.draft.nat)
+	maps.Copy(t.parent.bases, t.draft.bases)
+	maps.Copy(t.parent.advice, t.draft.advice)
 }
 
 func (t *tables) chain(family uint8, a attrs) {
@@ -142,6 +158,12 @@ func (t *tables) chain(family uint8, a attrs) {
 	}
 	if p, ok := a.u32(chainPolicy); ok && p == policyDrop {
 		t.draft.rules.PolicyDrop = true
+	}
+	h := a.get(chainHook)
+	hook, ok := h.u32(chainHookNum)
+	priority, ok2 := h.u32(chainHookPriority)
+	if ok && ok2 && hook <= hookOutput && family != familyBridge && a.text(chainType) == "filter" {
+		t.draft.bases[chainKey{family, a.text(chainTable), a.text(chainName)}] = base{hook, int32(priority)}
 	}
 }
 
@@ -184,6 +206,20 @@ func (t *tables) rule(family uint8, a attrs) {
 		if len(t.vmaps) < maxKept {
 			t.vmaps[vmap{family, table, set}] = true
 		}
+	}
+	t.advise(chainKey{family, table, a.text(ruleChain)}, a.get(ruleExprs))
+}
+
+// advise judges a rule of a base chain by its terms.
+func (t *tables) advise(k chainKey, exprs attrs) {
+	b, ok := t.parent.bases[k]
+	if !ok {
+		return
+	}
+	terms := termsOf(k.family, exprs)
+	t.draft.advise(place(k.family, k.table, k.chain), b, terms, t.passed[k])
+	if terms.end == leaves {
+		t.passed[k] = true
 	}
 }
 
