@@ -184,8 +184,9 @@ systemctl poweroff
 // named before they bite.
 func TestConflictsAreNamed(t *testing.T) {
 	long(t)
-	out := system(t, track+`
-ctwarden apply --yes --observe 0 --peak-new 3000/s --for gateway --memory 20% >/tmp/apply 2>&1; echo "apply $?"; cat /tmp/apply
+	out := system(t, `until systemctl is-active -q ufw; do sleep 1; done; sleep 5
+`+track+`
+ctwarden apply --yes --observe 0 --peak-new 30000/s --for gateway --memory 40% >/tmp/apply 2>&1; echo "apply $?"; cat /tmp/apply
 ctwarden confirm; echo "confirm $?"
 ctwarden verify; echo "verify $?"
 systemctl poweroff
