@@ -77,10 +77,10 @@ func (p pressure) inKernel(r *Rig) toll {
 			break
 		}
 		b := r.conn.NewBatch()
-		for range p.max - have {
+		for i := range p.max - have {
 			// A chain that is full already refuses the entry; another takes
 			// its place in the next round.
-			_ = b.Create(resident(n, n < int(p.assured*float64(p.max))))
+			_ = b.Create(resident(n, have+i < int(p.assured*float64(p.max))))
 			n++
 		}
 		_ = b.Flush()
