@@ -29,11 +29,11 @@ var streams = []string{"cmd/...", "internal/cli/...", "internal/arch/..."}
 
 // callers lists who may import internal/kernel.
 var callers = []string{"internal/kernel/...", "internal/cli/...", "internal/observe/...",
-	"internal/journal/...", "internal/lab/..."}
+	"internal/journal/...", "internal/guardd/...", "internal/lab/..."}
 
 // pure lists packages whose results depend on their arguments alone.
 var pure = []string{"ct/...", "sim/...", "internal/klog/...", "internal/explain/...", "internal/anonymize/...", "internal/collect/...", "internal/census/...",
-	"internal/diagnose/...", "internal/report/...", "internal/flowexpr/..."}
+	"internal/diagnose/...", "internal/report/...", "internal/flowexpr/...", "internal/guard/..."}
 
 // impure lists what a pure package may not call.
 var impure = map[string][]string{
