@@ -33,29 +33,41 @@ func Analyze(m Machine) Report {
 // collect gathers every assignment in boot order and marks those that cannot
 // take effect.
 func collect(m *Machine, r *Report) []Assignment {
-	sysctls := sysctlStage(m, r)
+	boot := append(sysctlRun(m, m.Init.tool(), selection{}, r), unreadSysctlConf(m)...)
 	options, hooks := moduleOptions(m, r)
-	hooks = append(hooks, udevHooks(m)...)
+	rules := udevHooks(m)
+	all := commandLineStage(m)
+	if r.KeysAtSysctl == ct.Yes {
+		// The hooks of modprobe have run when sysctl does; the events of udev
+		// are handled beside it.
+		all = append(all, options...)
+		all = append(all, own(hooks, m.BuiltIn)...)
+		all = append(all, boot...)
+		all = append(all, own(rules, ct.No)...)
+	} else {
+		again := runAgain(m, append(slices.Clone(hooks), rules...))
+		all = append(all, loseEarly(boot, again, r.KeysAtSysctl)...)
+		all = append(all, options...)
+		all = append(all, again...)
+		all = append(all, own(hooks, ct.No)...)
+		all = append(all, own(rules, ct.No)...)
+	}
+	all = append(all, daemons(m, boot)...)
+	for i := range all {
+		judge(m, &all[i])
+	}
+	return all
+}
+
+// daemons gathers what is set after the boot's early part.
+func daemons(m *Machine, boot []Assignment) []Assignment {
 	systemKeys := make(map[string]bool)
-	for _, a := range sysctls {
+	for _, a := range boot {
 		if a.Effect == "" {
 			systemKeys[a.Key] = true
 		}
 	}
-	all := commandLineStage(m)
-	early := r.KeysAtSysctl
-	if early == ct.Yes {
-		all = append(all, options...)
-	}
-	all = append(all, loseEarly(sysctls, early, hooks)...)
-	if early != ct.Yes {
-		all = append(all, options...)
-	}
-	all = append(all, again(sysctls, early, hooks)...)
-	for _, h := range hooks {
-		all = append(all, h.own...)
-	}
-	all = append(all, ufwStage(m)...)
+	all := ufwStage(m)
 	all = append(all, tunedStage(m, systemKeys)...)
 	for _, p := range m.Processes {
 		if isKubeProxy(p) {
@@ -63,50 +75,16 @@ func collect(m *Machine, r *Report) []Assignment {
 		}
 	}
 	all = append(all, localStage(m)...)
-	all = append(all, cronStage(m)...)
-	for i := range all {
-		judge(m, &all[i], early)
-	}
-	return all
+	return append(all, cronStage(m)...)
 }
 
-// loseEarly marks what sysctl writes at boot to keys that do not exist yet.
-// What a hook applies again later is not repeated here.
-func loseEarly(as []Assignment, early ct.Tri, hooks []hook) []Assignment {
-	if early == ct.Yes {
-		return as
-	}
+// own returns the values that hooks themselves name.
+func own(hooks []hook, builtIn ct.Tri) []Assignment {
 	var out []Assignment
-	for _, a := range as {
-		if a.Effect == "" && !covered(a, hooks) {
-			if early == ct.No {
-				a.Effect, a.Why = Lost, "nf_conntrack is not loaded yet when sysctl runs, so the key does not exist"
-			} else {
-				a.Effect, a.Why = Sometimes, "lost if nf_conntrack is loaded after sysctl has run"
-			}
-		} else if a.Effect == "" {
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
-}
-
-// again returns the assignments of sysctl.d that a hook applies once the
-// module is there.
-func again(as []Assignment, early ct.Tri, hooks []hook) []Assignment {
-	if early == ct.Yes {
-		return nil
-	}
-	var out []Assignment
-	for _, a := range as {
-		if a.Effect == "" && covered(a, hooks) {
-			a.Stage = StageModuleHook
-			for _, h := range hooks {
-				if h.covers(a.Written) {
-					a.Why = "applied when the module is loaded, by the " + h.what
-					break
-				}
+	for _, h := range hooks {
+		for _, a := range h.own {
+			if builtIn == ct.Yes {
+				a.Effect, a.Why = Ignored, "connection tracking is built in: no module is loaded and the hook never runs"
 			}
 			out = append(out, a)
 		}
@@ -114,25 +92,70 @@ func again(as []Assignment, early ct.Tri, hooks []hook) []Assignment {
 	return out
 }
 
-func covered(a Assignment, hooks []hook) bool {
-	return slices.ContainsFunc(hooks, func(h hook) bool { return h.covers(a.Written) })
+// runAgain returns what hooks apply of sysctl's files once the module is there.
+func runAgain(m *Machine, hooks []hook) []Assignment {
+	var out []Assignment
+	for _, h := range hooks {
+		if !h.runs {
+			continue
+		}
+		for _, a := range sysctlRun(m, h.tool, h.selects, nil) {
+			if a.Effect == "" {
+				a.Stage, a.Why = StageModuleHook, "applied when the module is loaded, by the "+h.what
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// loseEarly marks what sysctl writes at boot to keys that do not exist yet.
+// What a hook applies later is not repeated here.
+func loseEarly(boot, again []Assignment, early ct.Tri) []Assignment {
+	type place struct {
+		file, key string
+		line      int
+	}
+	later := make(map[place]bool)
+	for _, a := range again {
+		later[place{a.File, a.Key, a.Line}] = true
+	}
+	var out []Assignment
+	for _, a := range boot {
+		if later[place{a.File, a.Key, a.Line}] {
+			continue
+		}
+		switch {
+		case a.Effect != "":
+		case early == ct.No:
+			a.Effect, a.Why = Lost, "nf_conntrack is not loaded yet when sysctl runs, so the key does not exist"
+		default:
+			a.Effect, a.Why = Sometimes, "lost if nf_conntrack is loaded after sysctl has run"
+		}
+		out = append(out, a)
+	}
+	return out
 }
 
 // readOnly are keys that can be read only; writing them is refused.
 var readOnly = map[string]bool{prefix + "count": true}
 
-func judge(m *Machine, a *Assignment, early ct.Tri) {
+func judge(m *Machine, a *Assignment) {
 	if a.Effect != "" {
 		return
 	}
-	v, err := strconv.ParseInt(strings.TrimSpace(a.Value), 0, 64)
+	v, ok := kernelNumber(a.Value)
 	switch {
 	case deadName(a.Written, m.Version) != "":
 		a.Effect, a.Why = Dead, deadName(a.Written, m.Version)
 	case readOnly[a.Key]:
 		a.Effect, a.Why = Ignored, "the key is read-only; nf_conntrack_max is the limit"
-	case err != nil || v > 1<<31-1 || v < -1<<31:
+	case misspelt(a.Written):
+		a.Effect, a.Why = Dead, "after a slash as first separator dots stay dots: there is no such key"
+	case !ok:
 		a.Effect, a.Why = Ignored, "not a number that the kernel takes"
+	case !accepts(a.Key, v, m.Version):
+		a.Effect, a.Why = Ignored, "outside of the range that the kernel takes"
 	case a.Stage == StageCommandLine && m.BuiltIn == ct.No:
 		a.Effect, a.Why = Lost, "the kernel writes it before any module is loaded"
 	case a.Stage == StageCommandLine && !m.Version.IsZero() && !m.Version.AtLeast(5, 8):
@@ -174,7 +197,7 @@ func settle(key string, m *Machine, as []Assignment) Setting {
 			w.Effect = Overridden
 			w.Why = strings.TrimPrefix(w.Why+"; "+after(*a), "; ")
 		}
-		a.Effect, s.Winner, s.AtBoot = Wins, i, a.Value
+		a.Effect, s.Winner, s.AtBoot = Wins, i, plain(a.Value)
 	}
 	return s
 }
@@ -200,11 +223,6 @@ func after(a Assignment) string {
 		}
 	}
 	return s + " comes later"
-}
-
-func number(s string) int64 {
-	n, _ := strconv.ParseInt(strings.TrimSpace(s), 0, 64)
-	return n
 }
 
 func liveValue(live map[string]string, key string) string {

@@ -71,7 +71,7 @@ func earlyModules(m *Machine) (ct.Tri, string) {
 			}
 		}
 	}
-	files := confFiles(m.Files, modulesLoadDirs)
+	files := confFiles(m.Files, modulesLoadDirs, ".conf")
 	files = append(files, confFile{path: "/etc/modules"})
 	for _, f := range files {
 		data, err := m.Files.ReadFile(f.path)
@@ -96,16 +96,20 @@ func earlyModules(m *Machine) (ct.Tri, string) {
 
 // hook is something that applies settings when the module is loaded.
 type hook struct {
-	file   string
-	line   int
-	what   string
-	covers func(written string) bool
-	own    []Assignment // values that the hook itself names
+	file string
+	line int
+	what string
+	own  []Assignment // values that the hook itself names
+	// runs says that it applies sysctl's files again, with tool, and selects
+	// which of their keys.
+	runs    bool
+	tool    tool
+	selects selection
 }
 
 // moduleOptions reads modprobe.d: options at load, and install hooks.
 func moduleOptions(m *Machine, r *Report) (options []Assignment, hooks []hook) {
-	for _, f := range confFiles(m.Files, modprobeDirs) {
+	for _, f := range confFiles(m.Files, modprobeDirs, ".conf") {
 		data, err := m.Files.ReadFile(f.path)
 		if err != nil {
 			r.Unread = append(r.Unread, f.path)
@@ -175,46 +179,42 @@ var patternArg = regexp.MustCompile(`--pattern[= ]+'?"?([^'"\s]+)`)
 // installHook reads the command of an "install nf_conntrack" line. firewalld's
 // applies every sysctl file again, restricted by a regular expression.
 func installHook(file string, line int, command string) hook {
-	h := hook{file: file, line: line, what: "install hook in " + file, covers: func(string) bool { return false }}
+	h := hook{file: file, line: line, what: "install hook in " + file}
 	h.own = shellAssignments(command, StageModuleHook, "modprobe hook", file, line)
 	if !strings.Contains(command, "--system") && !strings.Contains(command, "systemd-sysctl") {
 		return h
 	}
-	h.covers = func(string) bool { return true }
-	if m := patternArg.FindStringSubmatch(command); m != nil {
-		if re, err := regexp.Compile(m[1]); err == nil {
-			h.covers = func(written string) bool {
-				return re.MatchString(strings.ReplaceAll(slashKey(written), "/", "."))
-			}
-		}
+	h.runs, h.tool = true, toolOf(command)
+	if h.tool == systemdSysctl {
+		h.selects.prefixes = prefixes(command)
+	} else if m := patternArg.FindStringSubmatch(command); m != nil {
+		h.selects.pattern, _ = regexp.Compile(m[1]) // what does not compile here selects all
 	}
 	return h
+}
+
+// toolOf tells which program a command applies sysctl's files with.
+func toolOf(command string) tool {
+	if strings.Contains(command, "systemd-sysctl") {
+		return systemdSysctl
+	}
+	return procpsSysctl
 }
 
 // udevHooks finds rules that act when the module appears, as sysctl.d(5)
 // recommends.
 func udevHooks(m *Machine) []hook {
 	var hooks []hook
-	for _, dir := range udevDirs {
-		names, err := m.Files.List(dir)
-		if err != nil {
+	for _, f := range confFiles(m.Files, udevDirs, ".rules") {
+		data, err := m.Files.ReadFile(f.path)
+		if err != nil || f.maskedBy != "" || !bytes.Contains(data, []byte("nf_conntrack")) {
 			continue
 		}
-		for _, n := range names {
-			if !strings.HasSuffix(n, ".rules") {
-				continue
+		words(data, func(line int, w []string) {
+			if h, ok := udevHook(f.path, line, strings.Join(w, " ")); ok {
+				hooks = append(hooks, h)
 			}
-			file := path.Join(dir, n)
-			data, err := m.Files.ReadFile(file)
-			if err != nil || !bytes.Contains(data, []byte("nf_conntrack")) {
-				continue
-			}
-			words(data, func(line int, w []string) {
-				if h, ok := udevHook(file, line, strings.Join(w, " ")); ok {
-					hooks = append(hooks, h)
-				}
-			})
-		}
+		})
 	}
 	return hooks
 }
@@ -222,7 +222,7 @@ func udevHooks(m *Machine) []hook {
 var (
 	udevModule = regexp.MustCompile(`SUBSYSTEM==\s*"module"`)
 	udevKernel = regexp.MustCompile(`KERNEL==\s*"([^"]+)"`)
-	udevPrefix = regexp.MustCompile(`--prefix[= ]+'?/?(?:proc/sys/)?([^'"\s]+)`)
+	udevPrefix = regexp.MustCompile(`--prefix[= ]+'?([^'"\s]+)`)
 )
 
 func udevHook(file string, line int, rule string) (hook, bool) {
@@ -238,25 +238,25 @@ func udevHook(file string, line int, rule string) (hook, bool) {
 	if !matches {
 		return hook{}, false
 	}
-	h := hook{file: file, line: line, what: "udev rule in " + file, covers: func(string) bool { return false }}
+	h := hook{file: file, line: line, what: "udev rule in " + file}
 	h.own = shellAssignments(rule, StageModuleHook, "udev", file, line)
 	if !strings.Contains(rule, "systemd-sysctl") && !strings.Contains(rule, "--system") {
 		return h, true
 	}
-	var prefixes []string
-	for _, p := range udevPrefix.FindAllStringSubmatch(rule, -1) {
-		prefixes = append(prefixes, slashKey("/"+strings.TrimPrefix(p[1], "/")))
-	}
-	h.covers = func(written string) bool {
-		if len(prefixes) == 0 {
-			return true
-		}
-		for _, p := range prefixes {
-			if k := slashKey(written); k == p || strings.HasPrefix(k, strings.TrimSuffix(p, "/")+"/") || strings.HasPrefix(k, p) {
-				return true
-			}
-		}
-		return false
+	h.runs, h.tool = true, toolOf(rule)
+	if h.tool == systemdSysctl {
+		h.selects.prefixes = prefixes(rule)
 	}
 	return h, true
+}
+
+// prefixes reads the --prefix options of systemd-sysctl, which select whole
+// parts of a path. One that begins with /proc/sys selects nothing, though the
+// option was once made for it: systemd 252 and 257 put /proc/sys before it.
+func prefixes(command string) []string {
+	var all []string
+	for _, p := range udevPrefix.FindAllStringSubmatch(command, -1) {
+		all = append(all, keyPath(p[1]))
+	}
+	return all
 }

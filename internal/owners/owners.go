@@ -109,8 +109,6 @@ type Assignment struct {
 	Managed string `json:"managed,omitempty"` // the tool that writes the file, by its header
 	Effect  Effect `json:"effect"`
 	Why     string `json:"why,omitempty"`
-
-	glob bool
 }
 
 // Setting is one key with all that sets it.
@@ -162,30 +160,32 @@ const (
 	maxKey     = prefix + "max"
 )
 
-// slashKey turns a key as written into path form, by the rule of sysctl.d(5):
-// if the first separator is a slash, slashes and dots stay as they are,
-// otherwise they change places.
-func slashKey(key string) string {
+// keyPath turns a key as written into its path below /proc/sys, by the rule of
+// sysctl.d(5): if the first separator is a slash, slashes and dots stay as they
+// are, otherwise they change places. Empty parts and "." are left out, as
+// systemd's path_simplify does.
+func keyPath(key string) string {
 	key = strings.TrimSpace(key)
-	i := strings.IndexAny(key, "./")
-	if i < 0 || key[i] == '/' {
-		return strings.TrimPrefix(key, "/")
+	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '.' {
+		key = strings.Map(func(r rune) rune {
+			switch r {
+			case '.':
+				return '/'
+			case '/':
+				return '.'
+			}
+			return r
+		}, key)
 	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, key)
+	parts := slices.DeleteFunc(strings.Split(key, "/"), func(p string) bool { return p == "" || p == "." })
+	return strings.Join(parts, "/")
 }
 
 // canon returns today's name of a conntrack key in any spelling, and whether
-// the key belongs to connection tracking at all.
+// the key belongs to connection tracking at all. A spelling that confuses dots
+// and slashes belongs to it too, see [misspelt].
 func canon(key string) (name string, ours bool) {
-	k := strings.ReplaceAll(slashKey(key), "/", ".")
+	k := strings.ReplaceAll(keyPath(key), "/", ".")
 	switch {
 	case k == "net.nf_conntrack_max", k == "net.ipv4.ip_conntrack_max", k == "net.ipv4.netfilter.ip_conntrack_max":
 		return maxKey, true
@@ -197,9 +197,13 @@ func canon(key string) (name string, ours bool) {
 	return k, false
 }
 
+// misspelt reports a key whose first separator is a slash and a later one a
+// dot: the dot stays a dot, and no file of that name exists.
+func misspelt(written string) bool { return strings.Contains(keyPath(written), ".") }
+
 // deadName reports why a spelling means nothing to this kernel.
 func deadName(written string, v ct.KernelVersion) string {
-	k := strings.ReplaceAll(slashKey(written), "/", ".")
+	k := strings.ReplaceAll(keyPath(written), "/", ".")
 	if strings.HasPrefix(k, "net.ipv4.") && (v.IsZero() || v.AtLeast(4, 9)) {
 		return "ip_conntrack names are gone since 4.9"
 	}

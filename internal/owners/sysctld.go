@@ -1,25 +1,22 @@
 package owners
 
 import (
-	"bufio"
-	"bytes"
 	"path"
 	"slices"
 	"strings"
 )
 
-// Directories of sysctl.d in order of precedence: a file hides those of the
-// same name in later ones (sysctl.d(5), sysctl(8)).
-var (
-	systemdDirs = []string{"/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d"}
-	procpsDirs  = []string{"/run/sysctl.d", "/etc/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d"}
-)
+// sysctlDirs are the directories of sysctl.d in order of precedence: a file
+// hides those of the same name in later ones (sysctl.d(5), sysctl(8)).
+var sysctlDirs = []string{"/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d"}
 
 // sysctlLine is one assignment of a sysctl file.
 type sysctlLine struct {
 	line       int
+	text       string // the line itself, from its first character that is no blank to its end
 	key, value string // the key as written, without the "-" that forgives failure
 	exclude    bool   // "-key" alone: not to be set by globs
+	loose      bool   // a blank between "-" and the key
 }
 
 // parseSysctl reads the format of sysctl.d(5): "key = value", comments with
@@ -27,21 +24,19 @@ type sysctlLine struct {
 // lines; a backslash at the end is part of the value.
 func parseSysctl(data []byte) []sysctlLine {
 	var out []sysctlLine
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	sc.Buffer(nil, 1<<20)
-	for n := 1; sc.Scan(); n++ {
-		s := strings.TrimSpace(strings.TrimSuffix(sc.Text(), "\r"))
+	n := 0
+	for text := range strings.Lines(string(data)) {
+		n++
+		s := strings.TrimSpace(text)
 		if s == "" || s[0] == '#' || s[0] == ';' {
 			continue
 		}
 		key, value, ok := strings.Cut(s, "=")
-		key = strings.TrimSpace(key)
-		bare, forgiving := strings.CutPrefix(key, "-")
-		switch {
-		case ok && bare != "":
-			out = append(out, sysctlLine{line: n, key: bare, value: strings.TrimSpace(value)})
-		case !ok && forgiving && bare != "":
-			out = append(out, sysctlLine{line: n, key: bare, exclude: true})
+		bare, forgiving := strings.CutPrefix(strings.TrimSpace(key), "-")
+		l := sysctlLine{line: n, text: strings.TrimLeft(text, " \t"), key: strings.TrimSpace(bare), value: strings.TrimSpace(value),
+			exclude: !ok, loose: strings.TrimLeft(bare, " \t") != bare}
+		if l.key != "" && (ok || forgiving) {
+			out = append(out, l)
 		}
 	}
 	return out
@@ -53,9 +48,9 @@ type confFile struct {
 	maskedBy string // the file of the same name that hides it
 }
 
-// confFiles lists NAME.conf files of all directories in the order in which
+// confFiles lists the files with a suffix of all directories in the order in which
 // they are read, which is by name whatever the directory.
-func confFiles(f Files, dirs []string) []confFile {
+func confFiles(f Files, dirs []string, suffix string) []confFile {
 	type named struct {
 		confFile
 		base string
@@ -75,7 +70,7 @@ func confFiles(f Files, dirs []string) []confFile {
 			continue
 		}
 		for _, n := range names {
-			if !strings.HasSuffix(n, ".conf") {
+			if !strings.HasSuffix(n, suffix) {
 				continue
 			}
 			p := path.Join(dir, n)
@@ -89,19 +84,6 @@ func confFiles(f Files, dirs []string) []confFile {
 	files := make([]confFile, len(all))
 	for i, a := range all {
 		files[i] = a.confFile
-	}
-	return files
-}
-
-// sysctlFiles returns what the machine's init reads, in order. systemd reads
-// /etc/sysctl.conf only through a link; procps reads it last.
-func sysctlFiles(m *Machine) []confFile {
-	if m.Init != InitProcps {
-		return confFiles(m.Files, systemdDirs)
-	}
-	files := confFiles(m.Files, procpsDirs)
-	if m.Files.Exists("/etc/sysctl.conf") {
-		files = append(files, confFile{path: "/etc/sysctl.conf"})
 	}
 	return files
 }
@@ -122,46 +104,13 @@ func managedBy(data []byte) string {
 	return ""
 }
 
-// sysctlStage collects the assignments of sysctl.d in the order in which they
-// take effect.
-func sysctlStage(m *Machine, r *Report) []Assignment {
-	var out []Assignment
-	excluded := make(map[string]bool)
-	for _, f := range sysctlFiles(m) {
-		data, err := m.Files.ReadFile(f.path)
-		if err != nil {
-			if real, rerr := m.Files.Resolve(f.path); rerr != nil || real != "/dev/null" {
-				r.Unread = append(r.Unread, f.path)
-			}
-			continue
-		}
-		managed := managedBy(data)
-		for _, l := range parseSysctl(data) {
-			if l.exclude {
-				excluded[slashKey(l.key)] = true
-				continue
-			}
-			for _, key := range matchKeys(m, l.key) {
-				a := Assignment{Stage: StageSysctl, Owner: "sysctl.d", File: f.path, Line: l.line,
-					Written: l.key, Key: key, Value: l.value, Managed: managed, glob: isGlob(l.key)}
-				if f.maskedBy != "" {
-					a.Effect, a.Why = Masked, "hidden by "+f.maskedBy
-				}
-				out = append(out, a)
-			}
-		}
-	}
-	out = append(out, unreadSysctlConf(m)...)
-	return settleGlobs(out, excluded, m.Init)
-}
-
 // unreadSysctlConf reports the lines of an /etc/sysctl.conf that nothing reads:
 // systemd without the link, as from Debian 13 on.
 func unreadSysctlConf(m *Machine) []Assignment {
 	if m.Init != InitSystemd || !m.Files.Exists("/etc/sysctl.conf") {
 		return nil
 	}
-	for _, f := range confFiles(m.Files, systemdDirs) {
+	for _, f := range confFiles(m.Files, sysctlDirs, ".conf") {
 		if real, err := m.Files.Resolve(f.path); err == nil && real == "/etc/sysctl.conf" && f.maskedBy == "" {
 			return nil
 		}
@@ -172,63 +121,15 @@ func unreadSysctlConf(m *Machine) []Assignment {
 	}
 	var out []Assignment
 	for _, l := range parseSysctl(data) {
-		if key, ours := canon(l.key); ours && !l.exclude {
-			out = append(out, Assignment{Stage: StageSysctl, Owner: "sysctl.conf", File: "/etc/sysctl.conf", Line: l.line,
-				Written: l.key, Key: key, Value: l.value, Effect: Ignored,
-				Why: "systemd-sysctl reads this file only through a link in sysctl.d, and there is none"})
+		e := sysctlEntry{sysctlLine: l, file: "/etc/sysctl.conf", path: keyPath(l.key)}
+		if l.exclude {
+			continue
+		}
+		for _, key := range matchKeys(m, e, systemdSysctl, selection{}) {
+			a := e.assignment(key.name, Ignored, "systemd-sysctl reads this file only through a link in sysctl.d, and there is none")
+			a.Owner = "sysctl.conf"
+			out = append(out, a)
 		}
 	}
 	return out
-}
-
-func isGlob(key string) bool { return strings.ContainsAny(key, "*?[") }
-
-// matchKeys returns the conntrack keys that a written key stands for; a glob
-// is matched against the live keys.
-func matchKeys(m *Machine, written string) []string {
-	if !isGlob(written) {
-		if key, ours := canon(written); ours {
-			return []string{key}
-		}
-		return nil
-	}
-	var keys []string
-	pattern := slashKey(written)
-	for live := range m.Live {
-		if ok, err := path.Match(pattern, strings.ReplaceAll(live, ".", "/")); err == nil && ok {
-			if key, ours := canon(live); ours && !slices.Contains(keys, key) {
-				keys = append(keys, key)
-			}
-		}
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// settleGlobs applies systemd's rule that a key set by its own name, or
-// excluded, is left alone by patterns, wherever they stand. procps applies
-// line after line.
-func settleGlobs(as []Assignment, excluded map[string]bool, init Init) []Assignment {
-	if init == InitProcps {
-		return as
-	}
-	explicit := make(map[string]bool)
-	for _, a := range as {
-		if !a.glob && a.Effect == "" {
-			explicit[slashKey(a.Written)] = true
-		}
-	}
-	for i, a := range as {
-		if !a.glob || a.Effect != "" {
-			continue
-		}
-		path := strings.ReplaceAll(a.Key, ".", "/")
-		switch {
-		case explicit[path]:
-			as[i].Effect, as[i].Why = Ignored, "systemd-sysctl lets a line with the key's own name win over a pattern"
-		case excluded[path]:
-			as[i].Effect, as[i].Why = Ignored, "excluded from patterns by a line with the bare key"
-		}
-	}
-	return as
 }
