@@ -10,7 +10,7 @@ ip:iproute2 ss:iproute2 tc:iproute2 nft:nftables conntrack:conntrack ipset:ipset
 iptables-legacy:iptables ping:iputils-ping nginx:nginx wrk:wrk modprobe:kmod
 journalctl:systemd dmesg:util-linux unshare:util-linux setpriv:util-linux
 xz:xz-utils zstd:zstd bzip2:bzip2 ldd:libc-bin depmod:kmod
-debootstrap:debootstrap mke2fs:e2fsprogs jq:jq
+sysctl:procps debootstrap:debootstrap mke2fs:e2fsprogs jq:jq
 sshd:openssh-server ssh-keygen:openssh-client qemu-system-x86_64:qemu-system-x86
 /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
 
