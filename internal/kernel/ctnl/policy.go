@@ -72,47 +72,47 @@ func policy(b attrs) (p Policy) {
 			p.Use, _ = a.u32()
 		}
 	}
-	keys := policyKeys(p.Proto)
+	keys := PolicyKeys(p.Proto)
 	for a := range data.all {
 		v, ok := a.u32()
-		if ok && int(a.typ) < len(keys) && keys[a.typ] != noTimeout {
+		if ok && int(a.typ) < len(keys) && keys[a.typ] != NoTimeout {
 			p.Timeouts.Set(keys[a.typ], int32(v))
 		}
 	}
 	return p
 }
 
-// noTimeout stands for attributes without a sysctl of their own.
-const noTimeout = ct.NumTimeouts
+// NoTimeout stands for attributes without a sysctl of their own.
+const NoTimeout = ct.NumTimeouts
 
-// policyKeys lists what the attributes of CTA_TIMEOUT_DATA, numbered from 1,
+// PolicyKeys lists what the attributes of CTA_TIMEOUT_DATA, numbered from 1,
 // mean for a protocol: enum ctattr_timeout_tcp and its likes.
-func policyKeys(p ct.Proto) []ct.TimeoutKey {
+func PolicyKeys(p ct.Proto) []ct.TimeoutKey {
 	switch p {
 	case ct.TCP:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutTCPSynSent, ct.TimeoutTCPSynRecv,
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutTCPSynSent, ct.TimeoutTCPSynRecv,
 			ct.TimeoutTCPEstablished, ct.TimeoutTCPFinWait, ct.TimeoutTCPCloseWait,
-			ct.TimeoutTCPLastAck, ct.TimeoutTCPTimeWait, ct.TimeoutTCPClose, noTimeout,
+			ct.TimeoutTCPLastAck, ct.TimeoutTCPTimeWait, ct.TimeoutTCPClose, NoTimeout,
 			ct.TimeoutTCPMaxRetrans, ct.TimeoutTCPUnacknowledged}
 	case ct.UDP:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutUDP, ct.TimeoutUDPStream}
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutUDP, ct.TimeoutUDPStream}
 	case ct.UDPLite:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutUDPLite, ct.TimeoutUDPLiteStream}
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutUDPLite, ct.TimeoutUDPLiteStream}
 	case ct.ICMP:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutICMP}
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutICMP}
 	case ct.ICMPv6:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutICMPv6}
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutICMPv6}
 	case ct.GRE:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutGRE, ct.TimeoutGREStream}
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutGRE, ct.TimeoutGREStream}
 	case ct.SCTP:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutSCTPClosed, ct.TimeoutSCTPCookieWait,
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutSCTPClosed, ct.TimeoutSCTPCookieWait,
 			ct.TimeoutSCTPCookieEchoed, ct.TimeoutSCTPEstablished, ct.TimeoutSCTPShutdownSent,
 			ct.TimeoutSCTPShutdownRecd, ct.TimeoutSCTPShutdownAckSent,
 			ct.TimeoutSCTPHeartbeatSent, ct.TimeoutSCTPHeartbeatAcked}
 	case ct.DCCP:
-		return []ct.TimeoutKey{noTimeout, ct.TimeoutDCCPRequest, ct.TimeoutDCCPRespond,
+		return []ct.TimeoutKey{NoTimeout, ct.TimeoutDCCPRequest, ct.TimeoutDCCPRespond,
 			ct.TimeoutDCCPPartOpen, ct.TimeoutDCCPOpen, ct.TimeoutDCCPCloseReq,
 			ct.TimeoutDCCPClosing, ct.TimeoutDCCPTimeWait}
 	}
-	return []ct.TimeoutKey{noTimeout, ct.TimeoutGeneric}
+	return []ct.TimeoutKey{NoTimeout, ct.TimeoutGeneric}
 }
