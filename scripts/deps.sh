@@ -9,6 +9,7 @@ needed="
 ip:iproute2 ss:iproute2 tc:iproute2 nft:nftables conntrack:conntrack ipset:ipset
 iptables-legacy:iptables ping:iputils-ping nginx:nginx wrk:wrk modprobe:kmod
 journalctl:systemd dmesg:util-linux unshare:util-linux setpriv:util-linux
+tcpdump:tcpdump dig:bind9-dnsutils traceroute:traceroute nmap:nmap curl:curl
 xz:xz-utils zstd:zstd bzip2:bzip2 ldd:libc-bin depmod:kmod
 sysctl:procps debootstrap:debootstrap mke2fs:e2fsprogs jq:jq
 sshd:openssh-server ssh-keygen:openssh-client qemu-system-x86_64:qemu-system-x86

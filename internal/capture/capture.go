@@ -35,6 +35,7 @@ type record struct {
 	at   sim.Time // nanoseconds since 1970
 	link linkType
 	orig uint32 // its length on the wire
+	hops uint8  // time to live or hop limit, once decoded
 	data []byte
 }
 
@@ -136,6 +137,11 @@ func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
 		return rec.at, nil
 	}
 }
+
+// Hops returns the time to live, or hop limit, of the packet that Next returned
+// last. A router drops what comes with 1 and is for somebody else, after
+// tracking it: see [sim.FlagDropped].
+func (r *Reader) Hops() uint8 { return r.rec.hops }
 
 // Stats returns what was read so far.
 func (r *Reader) Stats() Stats { return r.stats }

@@ -39,11 +39,20 @@ func decode(rec *record, p *sim.Packet) Reason {
 	}
 	switch {
 	case proto == 0x0800 || proto == 0 && b[0]>>4 == 4:
+		rec.hops = byteAt(b, 8)
 		return ipv4(b, onWire, p)
 	case proto == 0x86dd || proto == 0 && b[0]>>4 == 6:
+		rec.hops = byteAt(b, 7)
 		return ipv6(b, onWire, p)
 	}
 	return NotIP
+}
+
+func byteAt(b []byte, i int) byte {
+	if i < len(b) {
+		return b[i]
+	}
+	return 0
 }
 
 // link returns the ether type (0: look at the version field) and the length of

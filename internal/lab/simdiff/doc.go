@@ -13,4 +13,8 @@
 // sequence is to outlive them. A sequence whose comparison fails runs again
 // among few others, and only what fails again counts: a machine under load can
 // delay a packet beyond the edge of a timeout.
+//
+// Real programs are compared by their captures: tcpdump listens where packets
+// enter the tracking host, the capture is played into the model, and what is in
+// the two tables at the end is compared.
 package simdiff
