@@ -36,39 +36,50 @@ func collect(m *Machine, r *Report) []Assignment {
 	boot := append(sysctlRun(m, m.Init.tool(), selection{}, r), unreadSysctlConf(m)...)
 	options, hooks := moduleOptions(m, r)
 	rules := udevHooks(m)
-	all := commandLineStage(m)
-	if r.KeysAtSysctl == ct.Yes {
-		// The hooks of modprobe have run when sysctl does; the events of udev
-		// are handled beside it.
-		all = append(all, options...)
-		all = append(all, own(hooks, m.BuiltIn)...)
+	var all []Assignment
+	switch {
+	case m.BuiltIn == ct.Yes:
+		// Parameters are set as the kernel initializes, its sysctls just before
+		// init starts.
+		all = append(options, commandLineStage(m)...)
+		all = append(all, own(hooks, ct.Yes)...)
 		all = append(all, boot...)
 		all = append(all, own(rules, ct.No)...)
-	} else {
+	case r.KeysAtSysctl == ct.Yes:
+		// The hooks of modprobe have run when sysctl does; the events of udev
+		// are handled beside it.
+		all = append(commandLineStage(m), options...)
+		all = append(all, hookedEarly(runAgain(m, hooks), &boot)...)
+		all = append(all, own(hooks, ct.No)...)
+		all = append(all, boot...)
+		all = append(all, own(rules, ct.No)...)
+	default:
 		again := runAgain(m, append(slices.Clone(hooks), rules...))
-		all = append(all, loseEarly(boot, again, r.KeysAtSysctl)...)
+		all = append(commandLineStage(m), loseEarly(boot, again, r.KeysAtSysctl)...)
 		all = append(all, options...)
 		all = append(all, again...)
 		all = append(all, own(hooks, ct.No)...)
 		all = append(all, own(rules, ct.No)...)
 	}
-	all = append(all, daemons(m, boot)...)
+	late := daemons(m, all, r.KeysAtSysctl)
+	all = append(withoutLater(all, late), late...)
 	for i := range all {
 		judge(m, &all[i])
 	}
 	return all
 }
 
-// daemons gathers what is set after the boot's early part.
-func daemons(m *Machine, boot []Assignment) []Assignment {
-	systemKeys := make(map[string]bool)
-	for _, a := range boot {
-		if a.Effect == "" {
-			systemKeys[a.Key] = true
+// daemons gathers what is set after the early part of the boot, which before
+// holds.
+func daemons(m *Machine, before []Assignment, early ct.Tri) []Assignment {
+	all := ufwStage(m)
+	set := make(map[string]bool)
+	for _, a := range append(slices.Clone(before), all...) {
+		if a.Stage > StageSysctl && a.Effect == "" {
+			set[a.Key] = true
 		}
 	}
-	all := ufwStage(m)
-	all = append(all, tunedStage(m, systemKeys)...)
+	all = append(all, tunedStage(m, early, set)...)
 	for _, p := range m.Processes {
 		if isKubeProxy(p) {
 			all = append(all, kubeProxyStage(m, p)...)
@@ -76,6 +87,17 @@ func daemons(m *Machine, boot []Assignment) []Assignment {
 	}
 	all = append(all, localStage(m)...)
 	return append(all, cronStage(m)...)
+}
+
+// hookedEarly returns what a hook of modprobe applies before the boot's own run
+// and that run does not: procps reads files that systemd does not. Those lines
+// are taken out of the boot's.
+func hookedEarly(hooked []Assignment, boot *[]Assignment) []Assignment {
+	applied := places(slices.DeleteFunc(slices.Clone(*boot), func(a Assignment) bool { return a.Effect != "" }))
+	hooked = slices.DeleteFunc(hooked, func(a Assignment) bool { return applied[a.place()] })
+	extra := places(hooked)
+	*boot = slices.DeleteFunc(*boot, func(a Assignment) bool { return extra[a.place()] })
+	return hooked
 }
 
 // own returns the values that hooks themselves name.
@@ -112,17 +134,10 @@ func runAgain(m *Machine, hooks []hook) []Assignment {
 // loseEarly marks what sysctl writes at boot to keys that do not exist yet.
 // What a hook applies later is not repeated here.
 func loseEarly(boot, again []Assignment, early ct.Tri) []Assignment {
-	type place struct {
-		file, key string
-		line      int
-	}
-	later := make(map[place]bool)
-	for _, a := range again {
-		later[place{a.File, a.Key, a.Line}] = true
-	}
+	later := places(again)
 	var out []Assignment
 	for _, a := range boot {
-		if later[place{a.File, a.Key, a.Line}] {
+		if later[a.place()] {
 			continue
 		}
 		switch {
@@ -135,6 +150,30 @@ func loseEarly(boot, again []Assignment, early ct.Tri) []Assignment {
 		out = append(out, a)
 	}
 	return out
+}
+
+// withoutLater leaves out what is lost at first and applied by a daemon later.
+func withoutLater(early, late []Assignment) []Assignment {
+	again := places(late)
+	return slices.DeleteFunc(early, func(a Assignment) bool {
+		return (a.Effect == Lost || a.Effect == Sometimes) && again[a.place()]
+	})
+}
+
+// place is where an assignment stands, and for which key.
+type place struct {
+	file, key string
+	line      int
+}
+
+func (a Assignment) place() place { return place{a.File, a.Key, a.Line} }
+
+func places(as []Assignment) map[place]bool {
+	m := make(map[place]bool, len(as))
+	for _, a := range as {
+		m[a.place()] = true
+	}
+	return m
 }
 
 // readOnly are keys that can be read only; writing them is refused.

@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/ctwarden/ctwarden/ct"
 )
 
 // ufwStage: ufw applies a sysctl file of its own when it starts, after
@@ -56,45 +59,93 @@ func shellVar(m *Machine, file, name string) string {
 	return value
 }
 
-// tunedStage reads the active TuneD profile and those it includes. TuneD
-// re-applies the system's own sysctl files over its profile unless
-// reapply_sysctl is off, so a key that sysctl.d sets too stays the system's.
-func tunedStage(m *Machine, systemKeys map[string]bool) []Assignment {
+// tunedStage reads the active TuneD profile and those it includes. A profile
+// with a [sysctl] section makes TuneD apply the system's own files again after
+// it, unless reapply_sysctl is off (plugin_sysctl.py). early says whether the
+// system's lines have been heeded at boot, and set which keys others have set
+// since: what changes nothing then is left out.
+func tunedStage(m *Machine, early ct.Tri, set map[string]bool) []Assignment {
 	data, err := m.Files.ReadFile("/etc/tuned/active_profile")
 	if err != nil {
 		return nil
 	}
+	p := tunedProfiles{m: m, seen: make(map[string]bool)}
 	var out []Assignment
-	seen := make(map[string]bool)
-	for _, p := range strings.Fields(string(data)) {
-		out = append(out, tunedProfile(m, p, seen)...)
+	for _, name := range strings.Fields(string(data)) {
+		out = append(out, p.read(name)...)
 	}
-	if off := shellVar(m, "/etc/tuned/tuned-main.conf", "reapply_sysctl"); off == "0" || off == "false" {
+	if off := shellVar(m, "/etc/tuned/tuned-main.conf", "reapply_sysctl"); off == "0" || off == "false" || !p.sysctl {
 		return out
 	}
-	for i, a := range out {
-		if systemKeys[a.Key] && a.Key != bucketsKey {
-			out[i].Effect, out[i].Why = Overridden, "TuneD applies the system's sysctl files again after its profile (reapply_sysctl)"
+	for _, a := range out {
+		set[a.Key] = true
+	}
+	var last []Assignment
+	if !p.netFirst {
+		i := slices.IndexFunc(out, func(a Assignment) bool { return a.Written == tunedHashsize })
+		if i >= 0 {
+			last = append(last, out[i])
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	for _, a := range tunedReapplies(m) {
+		if early != ct.Yes || set[a.Key] {
+			out = append(out, a)
+		}
+	}
+	return append(out, last...)
+}
+
+// tunedHashsize is the option of the [net] section.
+const tunedHashsize = "nf_conntrack_hashsize"
+
+// tunedReapplies are the lines that TuneD's own reader of sysctl files takes:
+// two directories and /etc/sysctl.conf, line after line, without patterns and
+// without the "-" in front.
+func tunedReapplies(m *Machine) []Assignment {
+	files := confFiles(m.Files, []string{"/run/sysctl.d", "/etc/sysctl.d"}, ".conf")
+	files = append(files, confFile{path: "/etc/sysctl.conf"})
+	var out []Assignment
+	for _, f := range files {
+		data, err := m.Files.ReadFile(f.path)
+		if err != nil || f.maskedBy != "" {
+			continue
+		}
+		for _, l := range parseSysctl(data) {
+			if key, ours := canon(l.key); ours && !l.exclude && !isGlob(l.key) && !strings.HasPrefix(l.text, "-") {
+				out = append(out, Assignment{Stage: StageDaemon, Owner: "TuneD", File: f.path, Line: l.line, Written: l.key, Key: key,
+					Value: l.value, Managed: managedBy(data), Why: "TuneD applies the system's sysctl files again after its profile (reapply_sysctl)"})
+			}
 		}
 	}
 	return out
 }
 
-func tunedProfile(m *Machine, name string, seen map[string]bool) []Assignment {
-	if seen[name] || strings.ContainsAny(name, "/\x00") || len(seen) > 32 {
+// tunedProfiles reads profiles, each once.
+type tunedProfiles struct {
+	m      *Machine
+	seen   map[string]bool
+	sysctl bool // whether any has a [sysctl] section
+	// netFirst says that [net] comes before it: units are applied in the order
+	// in which they first appear.
+	netFirst bool
+}
+
+func (p *tunedProfiles) read(name string) []Assignment {
+	if p.seen[name] || strings.ContainsAny(name, "/\x00") || len(p.seen) > 32 {
 		return nil
 	}
-	seen[name] = true
+	p.seen[name] = true
 	for _, dir := range []string{"/etc/tuned/profiles", "/etc/tuned", "/usr/lib/tuned/profiles", "/usr/lib/tuned"} {
 		file := path.Join(dir, name, "tuned.conf")
-		if data, err := m.Files.ReadFile(file); err == nil {
-			return tunedFile(m, file, data, seen)
+		if data, err := p.m.Files.ReadFile(file); err == nil {
+			return p.parse(file, data)
 		}
 	}
 	return nil
 }
 
-func tunedFile(m *Machine, file string, data []byte, seen map[string]bool) []Assignment {
+func (p *tunedProfiles) parse(file string, data []byte) []Assignment {
 	var included, own []Assignment
 	section := ""
 	sc := bufio.NewScanner(bytes.NewReader(data))
@@ -103,6 +154,8 @@ func tunedFile(m *Machine, file string, data []byte, seen map[string]bool) []Ass
 		s := strings.TrimSpace(sc.Text())
 		if strings.HasPrefix(s, "[") {
 			section = strings.Trim(s, "[]")
+			p.sysctl = p.sysctl || section == "sysctl"
+			p.netFirst = p.netFirst || section == "net" && !p.sysctl
 			continue
 		}
 		k, v, ok := strings.Cut(s, "=")
@@ -114,8 +167,8 @@ func tunedFile(m *Machine, file string, data []byte, seen map[string]bool) []Ass
 		switch section {
 		case "main":
 			if k == "include" {
-				for _, p := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' }) {
-					included = append(included, tunedProfile(m, p, seen)...)
+				for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' }) {
+					included = append(included, p.read(name)...)
 				}
 			}
 		case "sysctl":
@@ -126,7 +179,7 @@ func tunedFile(m *Machine, file string, data []byte, seen map[string]bool) []Ass
 				own = append(own, a)
 			}
 		case "net":
-			if k == "nf_conntrack_hashsize" {
+			if k == tunedHashsize {
 				a.Key = bucketsKey
 				a.Why = "not applied again if the module is loaded after TuneD started"
 				own = append(own, a)

@@ -3,6 +3,7 @@ package owners
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"path"
 	"regexp"
 	"strconv"
@@ -136,7 +137,20 @@ func moduleOptions(m *Machine, r *Report) (options []Assignment, hooks []hook) {
 			options = append(options, moduleOption(m, o, confFile{path: "/proc/cmdline"}, 0, "kernel command line", StageModule)...)
 		}
 	}
-	return options, hooks
+	return options, firstOnly(hooks)
+}
+
+// firstOnly lets the first install line stand: libkmod runs no second one
+// (kmod_module_get_install_commands).
+func firstOnly(hooks []hook) []hook {
+	for i := 1; i < len(hooks); i++ {
+		hooks[i].runs = false
+		for j := range hooks[i].own {
+			a := &hooks[i].own[j]
+			a.Effect, a.Why = Ignored, fmt.Sprintf("modprobe runs one install line, the one at %s:%d", hooks[0].file, hooks[0].line)
+		}
+	}
+	return hooks
 }
 
 // moduleOption turns hashsize=N into what it sets: buckets, and with them

@@ -89,7 +89,7 @@ func describeMachine(t *testing.T, m *owners.Machine, root, text string) {
 		case "cpus":
 			m.CPUs, _ = strconv.Atoi(w[1])
 		case "cmdline":
-			m.CommandLine = strings.Join(w[1:], " ")
+			m.CommandLine += " " + strings.Join(w[1:], " ")
 		case "live":
 			m.Live[w[1]] = w[2]
 		case "link":

@@ -58,6 +58,8 @@ func accepts(key string, n int64, v ct.KernelVersion) bool {
 		return n <= math.MaxInt32/100 && n >= -math.MaxInt32/100
 	case short == "max" && (v.IsZero() || v.AtLeast(6, 17)), short == "expect_max":
 		return n >= 0 && n <= math.MaxInt32
+	case strings.HasSuffix(short, "_thresh"): // a long
+		return n >= 0
 	case short == "buckets":
 		return n > 0 && n <= math.MaxInt32/8
 	}
