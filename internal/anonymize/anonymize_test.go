@@ -98,7 +98,7 @@ func TestKindsStay(t *testing.T) {
 
 func TestSameKeySameMapping(t *testing.T) {
 	a := netip.MustParseAddr("198.51.100.7")
-	if New(key).Addr(a) != New(key).Addr(a) {
+	if first, second := New(key).Addr(a), New(key).Addr(a); first != second {
 		t.Error("two mappers with one key differ")
 	}
 	other := key

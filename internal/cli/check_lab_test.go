@@ -184,18 +184,6 @@ func background[T any](t *testing.T, run func(ctx context.Context) (T, error)) (
 	return stop
 }
 
-// waitCount waits until a table holds n entries.
-func waitCount(t *testing.T, h *lab.Host, n int) {
-	t.Helper()
-	for range 400 {
-		if h.Count() >= n {
-			return
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	t.Fatalf("the table of %s holds %d entries after ten seconds, want %d", h.Name, h.Count(), n)
-}
-
 // emptyLog keeps the machine's own logs, full of other tests' floods, out.
 const emptyLog = "/dev/null"
 

@@ -62,7 +62,7 @@ func TestCheckLogWithoutMessage(t *testing.T) {
 func TestCheckLogCannotSteerTerminal(t *testing.T) {
 	evil := "Mar  1 03:12:00 \x1b]0;pwned\x07host kernel: nf_conntrack: table full, dropping packet\n" + twoLines
 	r := runCLI(evil, false, nil, "check", "--log", "-", "--log-only", "--verbose")
-	if strings.ContainsAny(r.out, "\x1b\x07\x9b") {
+	if strings.ContainsAny(r.out, "\x1b\x07\u009b") {
 		t.Errorf("control codes of the log in the answer:\n%q", r.out)
 	}
 }

@@ -114,7 +114,7 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal) error {
 		return nil
 	}
 	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, e.soft, e.report.ID)
-	if err := sleep(ctx, e.soft+time.Second); err != nil {
+	if sleep(ctx, e.soft+time.Second) != nil {
 		return nil // interrupted: the timeouts run down all the same
 	}
 	if err := e.table.Reap(ctx); err != nil {

@@ -93,13 +93,13 @@ func (l *lister) writeGroups(by *flowgroup.By, t *flowgroup.Table, top []flowgro
 
 func (l *lister) groupsCSV(by *flowgroup.By, top []flowgroup.Group) {
 	w := csv.NewWriter(l.out)
-	w.Write(append(slices.Clone(by.Columns()), "entries", "assured", "unreplied", "packets", "bytes"))
+	_ = w.Write(append(slices.Clone(by.Columns()), "entries", "assured", "unreplied", "packets", "bytes")) // errors stay in l.out
 	for _, g := range top {
 		row := slices.Clone(g.Key)
 		for _, v := range []uint64{g.Entries, g.Assured, g.Unreplied, g.Packets, g.Bytes} {
 			row = append(row, strconv.FormatUint(v, 10))
 		}
-		w.Write(row)
+		_ = w.Write(row)
 	}
 	w.Flush()
 }
@@ -159,7 +159,7 @@ func writeColumns(w interface{ WriteString(string) (int, error) }, rows [][]stri
 				line.WriteString(c + gap + "  ")
 			}
 		}
-		w.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+		_, _ = w.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 }
 

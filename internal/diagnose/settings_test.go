@@ -2,7 +2,6 @@ package diagnose
 
 import (
 	"github.com/ctwarden/ctwarden/ct"
-	"github.com/ctwarden/ctwarden/internal/klog"
 	"github.com/ctwarden/ctwarden/internal/owners"
 	"github.com/ctwarden/ctwarden/internal/report"
 )
@@ -38,12 +37,6 @@ func counter(name string, total, grown uint32) edit {
 	return func(in *Input) {
 		in.Snapshot.Counters.SetByName(name, total)
 		in.Snapshot.Rates.Counters.SetByName(name, grown)
-	}
-}
-
-func neighbourLog(k klog.Kind, lines uint64) edit {
-	return func(in *Input) {
-		in.Log = &klog.Report{Neighbours: []klog.Neighbour{{Kind: k, Lines: lines}}}
 	}
 }
 

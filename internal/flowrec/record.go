@@ -55,8 +55,6 @@ const (
 	len6     = fixedLen + 2*(2*16+4)
 )
 
-var errSide = errors.New("not a side file of this version")
-
 // Append appends the record of an entry.
 func Append(b []byte, e *Entry) []byte {
 	six, n := byte(0), len4

@@ -92,9 +92,8 @@ type feed struct {
 	bytes  int64
 	hits   []int
 
-	from, to     axisTime
-	matched      uint64
-	lastKindLine int64
+	from, to axisTime
+	matched  uint64
 }
 
 // axisTime is a position with its axis.

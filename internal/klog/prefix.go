@@ -129,7 +129,7 @@ func (c *cursor) wrapper(p *prefix) bool {
 func looksLikePath(s []byte) bool {
 	return (s[0] == '/' || bytes.Contains(s, []byte(".log")) ||
 		bytes.HasPrefix(s, []byte("messages")) || bytes.HasPrefix(s, []byte("syslog"))) &&
-		bytes.IndexAny(s, " \t<>[]\"'") < 0
+		!bytes.ContainsAny(s, " \t<>[]\"'")
 }
 
 // levels reads "<4>" and dmesg --decode's "kern  :warn  : ".
@@ -268,7 +268,7 @@ func (c *cursor) tagged(p *prefix) {
 		}
 		w := c.word()
 		switch {
-		case w == nil || bytes.IndexAny(w, ":\"'()[]{}=;,") >= 0 && !isAddress(w):
+		case w == nil || bytes.ContainsAny(w, ":\"'()[]{}=;,") && !isAddress(w):
 			*c = start
 			return
 		case isFacilityLevel(w):

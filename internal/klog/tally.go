@@ -134,9 +134,9 @@ func (t *tally) widen() {
 func (t *tally) absorb(o *tally, move func(axis, int64) (axis, int64)) (overflow uint64) {
 	for id, s := range o.slots {
 		k := id.key
-		first, last := s.first, s.last
-		k.axis, first = move(id.key.axis, s.first)
-		_, last = move(id.key.axis, s.last)
+		axis, first := move(id.key.axis, s.first)
+		_, last := move(id.key.axis, s.last)
+		k.axis = axis
 		if t.keys[k] == nil {
 			if len(t.keys) >= maxKeys {
 				overflow += s.lines

@@ -131,7 +131,7 @@ func runJournalctl(ctx context.Context, to Collector, name string, where ...stri
 	}
 	fedErr := to.Feed(name, &untilDone{ctx, out}, klog.Hints{})
 	if fedErr != nil {
-		cmd.Process.Kill()
+		_ = cmd.Process.Kill() // Wait tells how it ended
 	}
 	ended := said.judge(cmd.Wait())
 	return cmp.Or(fedErr, ended)

@@ -84,7 +84,7 @@ func (s *stage) copy(name string, depth int) error {
 func (s *stage) copyFile(name string) error {
 	data, err := s.from.ReadFile(name)
 	if err != nil {
-		return nil // what could not be read is missing, and said to be
+		return nil //nolint:nilerr // what could not be read is missing, and said to be
 	}
 	s.bytes += len(data)
 	return s.write(name, data)
