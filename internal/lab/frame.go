@@ -17,6 +17,7 @@ const (
 
 	tcpSYN = 0x02
 	tcpRST = 0x04
+	tcpPSH = 0x08
 	tcpACK = 0x10
 
 	// maxFrame bounds what is sent from packet sockets: an Ethernet frame.
@@ -29,6 +30,7 @@ type segment struct {
 	flags    uint8 // TCP
 	seq, ack uint32
 	payload  []byte
+	length   int // of the payload, of segments that were received
 }
 
 // link is what an Ethernet header needs.
@@ -164,19 +166,20 @@ func parseTCP(frame []byte) (s segment, ok bool) {
 	}
 	ip := frame[ethLen:]
 	var l4 []byte
+	total := 0 // of IP's payload
 	switch binary.BigEndian.Uint16(frame[12:]) {
 	case 0x0800:
 		if ip[0] != 0x45 || ip[9] != byte(ct.TCP) {
 			return s, false
 		}
 		s.tuple.Src, s.tuple.Dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-		l4 = ip[ip4Len:]
+		l4, total = ip[ip4Len:], int(binary.BigEndian.Uint16(ip[2:]))-ip4Len
 	case 0x86dd:
 		if len(ip) < ip6Len+tcpLen || ip[6] != byte(ct.TCP) {
 			return s, false
 		}
 		s.tuple.Src, s.tuple.Dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
-		l4 = ip[ip6Len:]
+		l4, total = ip[ip6Len:], int(binary.BigEndian.Uint16(ip[4:]))
 	default:
 		return s, false
 	}
@@ -184,5 +187,6 @@ func parseTCP(frame []byte) (s segment, ok bool) {
 	s.tuple.SrcPort, s.tuple.DstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	s.seq, s.ack = binary.BigEndian.Uint32(l4[4:]), binary.BigEndian.Uint32(l4[8:])
 	s.flags = l4[13]
+	s.length = max(0, total-int(l4[12]>>4)*4)
 	return s, true
 }
