@@ -71,3 +71,36 @@ bench-sim:
 .PHONY: kernels
 kernels:
 	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OnOtherKernels ./internal/cli
+
+# What survives an attack on the table: scenarios × defences (docs/survival.md).
+# As root, on a machine that serves nobody. Everything takes many hours; choose
+# with SURVIVAL_SCENARIOS=3-,10- and SURVIVAL_DEFENCES=stock,guard,control.
+SURVIVAL_SCENARIOS ?=
+SURVIVAL_DEFENCES ?=
+SURVIVAL_RUNS ?= 5
+SURVIVAL_SECONDS ?= 60
+SURVIVAL_PEACE ?= 6
+SURVIVAL_MAX ?= 20000 262144
+SURVIVAL_PACKETS ?= 80000
+SURVIVAL_HANDSHAKES ?= 10000
+SURVIVAL_ACCOUNTING ?= false true
+SURVIVAL_OUT ?= $(CURDIR)/survival.jsonl
+SURVIVAL_FLAGS ?=
+.PHONY: survival survival-kernels survival-table
+survival:
+	$(GO) test -c -o bin/survival.test ./internal/lab/survival
+	cd internal/lab/survival && for max in $(SURVIVAL_MAX); do for acct in $(SURVIVAL_ACCOUNTING); do \
+		$(CURDIR)/bin/survival.test -test.v -test.timeout 48h -test.run '^TestMatrix$$' \
+		-survival.scenarios=$(SURVIVAL_SCENARIOS) -survival.defences=$(SURVIVAL_DEFENCES) \
+		-survival.runs=$(SURVIVAL_RUNS) -survival.seconds=$(SURVIVAL_SECONDS) -survival.peace=$(SURVIVAL_PEACE) \
+		-survival.packets=$(SURVIVAL_PACKETS) -survival.handshakes=$(SURVIVAL_HANDSHAKES) \
+		-survival.max=$$max -survival.accounting=$$acct -survival.out=$(SURVIVAL_OUT) $(SURVIVAL_FLAGS) || exit 1; \
+	done; done
+
+# A scaled part of it on Debian's 6.1 and 6.12 under qemu.
+survival-kernels:
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v -run '^TestKernels$$' ./internal/lab/survival
+
+# The table of docs/survival.md from the results in docs/survival.
+survival-table:
+	$(GO) test -count 1 -run '^TestTableIsOfTheResults$$' ./internal/lab/survival -update

@@ -16,6 +16,9 @@ type Result struct {
 	Defence  Defence `json:"defence"`
 	Run      int     `json:"run"`
 
+	// Table is the size that the runs are sorted by, Max and Buckets what the
+	// defence made of it.
+	Table         int     `json:"table"`
 	Max           int     `json:"max"`
 	Buckets       int     `json:"buckets"`
 	Accounting    bool    `json:"accounting"`

@@ -29,7 +29,7 @@ func Run(t testing.TB, s *Scenario, d Defence, p Params) (r Result, log []string
 	f := prepare(t, s, p, limits)
 	d.limits(f, s)
 	r = Result{Time: time.Now().UTC().Format(time.RFC3339), Kernel: release(), Scenario: s.Name, Defence: d,
-		Max: limits.Max(), Buckets: limits.Buckets(), Accounting: p.Accounting}
+		Table: p.Max, Max: limits.Max(), Buckets: limits.Buckets(), Accounting: p.Accounting}
 
 	var office *admin
 	if !p.Plain {
