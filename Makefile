@@ -86,7 +86,7 @@ SURVIVAL_HANDSHAKES ?= 10000
 SURVIVAL_ACCOUNTING ?= false true
 SURVIVAL_OUT ?= $(CURDIR)/survival.jsonl
 SURVIVAL_FLAGS ?=
-.PHONY: survival survival-kernels survival-table
+.PHONY: survival survival-table
 survival:
 	$(GO) test -c -o bin/survival.test ./internal/lab/survival
 	cd internal/lab/survival && for max in $(SURVIVAL_MAX); do for acct in $(SURVIVAL_ACCOUNTING); do \
@@ -96,10 +96,6 @@ survival:
 		-survival.packets=$(SURVIVAL_PACKETS) -survival.handshakes=$(SURVIVAL_HANDSHAKES) \
 		-survival.max=$$max -survival.accounting=$$acct -survival.out=$(SURVIVAL_OUT) $(SURVIVAL_FLAGS) || exit 1; \
 	done; done
-
-# A scaled part of it on Debian's 6.1 and 6.12 under qemu.
-survival-kernels:
-	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v -run '^TestKernels$$' ./internal/lab/survival
 
 # The table of docs/survival.md from the results in docs/survival.
 survival-table:

@@ -2,5 +2,19 @@ package survival
 
 import "strings"
 
-// isAction tells from a line of the guard's log whether it did something.
-func isAction(line string) bool { return strings.Contains(line, "action") }
+// deeds are the beginnings of the lines in which the guard says what it does.
+var deeds = []string{"nf_conntrack_max ", "nf_conntrack_buckets ", "timeouts of new flows ", "probation of ",
+	"no source is limited", "at most ", "no new connections of ", "expired entries removed"}
+
+// isAction tells from a line of the guard's log whether it does something.
+func isAction(line string) bool {
+	if !strings.Contains(line, ", because ") {
+		return false
+	}
+	for _, d := range deeds {
+		if strings.HasPrefix(line, d) {
+			return true
+		}
+	}
+	return false
+}

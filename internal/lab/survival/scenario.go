@@ -100,15 +100,17 @@ func handshakesFrom(sources, begin int) attack {
 	}
 }
 
-// udpReplied comes back to every flow after some seconds, which is what makes
-// them assured.
+// udpReplied goes round more flows than the table holds, again and again, since
+// the third packet after two seconds makes a flow assured; in every round an
+// eighth of the flows is new.
 func udpReplied(ctx context.Context, f *field) (r Reached, err error) {
-	round := lab.Load{PerSecond: f.p.Packets, Packets: max(3*f.p.Packets, f.p.Max)}
+	round := lab.Load{PerSecond: f.p.Packets, Packets: f.p.Max * 5 / 4}
 	for ctx.Err() == nil && err == nil {
 		var one Reached
 		one, err = sent(f.client.UDPFlood(ctx, f.at(udpPort), f.bots, 32, round))
 		one.Seconds += r.Seconds
 		r = r.plus(one)
+		round.First += round.Packets / 8
 	}
 	return r, err
 }
