@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -11,9 +10,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/evict"
 	"github.com/ctwarden/ctwarden/internal/flowgroup"
 	"github.com/ctwarden/ctwarden/internal/journal"
-	"github.com/ctwarden/ctwarden/internal/kernel/netns"
-	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
-	"github.com/ctwarden/ctwarden/internal/kernel/sockdiag"
+	"github.com/ctwarden/ctwarden/internal/kernel/protect"
 )
 
 // protect finds out what must be spared.
@@ -37,39 +34,7 @@ func (e *evictor) protect() error {
 		e.owners = nil
 		return nil
 	}
-	x := e.owners.index
-	x.AddSSH(e.env.Getenv("SSH_CONNECTION"))
-	e.guard.IsSSH = x.SSH
-	e.guard.SSHPeers = addrSet(x.SSHPeers())
-	if e.sel.netns != "" {
-		// Who is logged in on the host may pass through this namespace.
-		if host, err := sockdiag.Open(""); err == nil {
-			for _, a := range host.SSHPeers() {
-				e.guard.SSHPeers[a] = true
-			}
-		}
-	}
-	e.guard.Self = e.owners.self
-	return netns.Do(e.sel.netns, func() error {
-		gateways, err := procfs.FS{}.Gateways()
-		if err != nil {
-			return err
-		}
-		e.guard.Gateways = addrSet(gateways)
-		nameservers, err := procfs.FS{}.Nameservers(e.sel.netns)
-		e.guard.Nameservers = addrSet(nameservers)
-		return err
-	})
-}
-
-func addrSet(list []netip.Addr) map[netip.Addr]bool {
-	set := make(map[netip.Addr]bool, len(list))
-	for _, a := range list {
-		if !a.IsLoopback() {
-			set[a] = true
-		}
-	}
-	return set
+	return protect.Fill(e.guard, e.sel.netns, e.owners.index, e.owners.self, e.env.Getenv("SSH_CONNECTION"))
 }
 
 // local reports whether a flow ends on this machine, so that it is no

@@ -15,8 +15,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowfmt"
 	"github.com/ctwarden/ctwarden/internal/flowgroup"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
-	"github.com/ctwarden/ctwarden/internal/kernel/netns"
-	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/protect"
 	"github.com/ctwarden/ctwarden/internal/kernel/sockdiag"
 )
 
@@ -175,14 +174,7 @@ func (o *owners) open(t *table) (err error) {
 	if o.index, err = sockdiag.Open(t.ref); err != nil {
 		return err
 	}
-	o.self = make(map[netip.Addr]bool)
-	err = netns.Do(t.ref, func() error {
-		addrs, err := procfs.FS{}.Addresses()
-		for _, a := range addrs {
-			o.self[a] = true
-		}
-		return err
-	})
+	o.self, err = protect.Own(t.ref)
 	o.containers = sockdiag.ContainerAddresses(t.NetnsInode())
 	return err
 }

@@ -52,7 +52,14 @@ type Source struct {
 // Read reads all rules of the calling thread's namespace. Parts that could not
 // be read are listed; the rest is valid.
 func Read(ctx context.Context, fs procfs.FS, mods *procfs.Modules) (Rules, []Source) {
+	return ReadOthers(ctx, fs, mods, "")
+}
+
+// ReadOthers is Read without the nftables table "inet own": for whoever put it
+// there and asks what others have.
+func ReadOthers(ctx context.Context, fs procfs.FS, mods *procfs.Modules, own string) (Rules, []Source) {
 	c := newCollector()
+	c.own = own
 	var failed []Source
 	try := func(what string, err error) {
 		if err != nil {
@@ -93,6 +100,7 @@ type collector struct {
 	nat    tally
 	bases  map[chainKey]base
 	advice map[adviceKey]advised
+	own    string // a table of family inet that is passed over
 }
 
 func newCollector() *collector {

@@ -102,13 +102,26 @@ func (c *collector) readTables(ctx context.Context) error {
 	}{
 		{getChain, t.chain}, {getSet, t.set}, {getObj, t.object}, {getFlowTable, t.flowTable}, {getRule, t.rule},
 	} {
-		err := s.dump(ctx, subsysTables, kind.msg, familyAny, nil, t.begin, kind.each)
+		err := s.dump(ctx, subsysTables, kind.msg, familyAny, nil, t.begin, t.others(kind.each))
 		if err != nil && kind.msg != getObj && kind.msg != getFlowTable { // from 4.10 and 4.16
 			return err
 		}
 		t.keep()
 	}
 	return t.verdictMaps(ctx, s)
+}
+
+// others keeps back what belongs to the table that is passed over. Chains, sets,
+// objects, flow tables and rules all name their table in attribute 1.
+func (t *tables) others(each func(uint8, attrs)) func(uint8, attrs) {
+	if t.parent.own == "" {
+		return each
+	}
+	return func(family uint8, a attrs) {
+		if family != familyInet || a.text(chainTable) != t.parent.own {
+			each(family, a)
+		}
+	}
 }
 
 // tables reads one kind of object at a time into a draft, which a dump that
