@@ -20,6 +20,9 @@ type Options struct {
 	// Timeouts are those in force, for lower bounds of idle times. Nil leaves
 	// idle times unknown, as they must be where timeout policies may apply.
 	Timeouts *ct.Timeouts
+	// Former are further timeouts that entries may carry: those from before a
+	// change, or of rules whose timeouts are known.
+	Former []ct.Timeouts
 	// Seed keys the hashes and the choice of the sample. On a machine that
 	// others can send packets to it must not be guessable.
 	Seed uint64

@@ -22,8 +22,7 @@ type class struct {
 // idleBounds are the timeouts, in seconds, that can apply to entries of one
 // class: what [ct.IdleMin] weighs, gathered once for the class.
 type idleBounds struct {
-	seconds [8]int64
-	n       int
+	seconds []int64
 	ready   bool
 }
 
@@ -33,7 +32,7 @@ func (b *idleBounds) min(left uint32) int64 {
 	best := int64(-1)
 	// A second is added because the kernel truncates, see ct.IdleMin.
 	l := int64(left) + 1
-	for _, s := range b.seconds[:b.n] {
+	for _, s := range b.seconds {
 		d := s - l
 		if d == -1 {
 			d = 0
@@ -116,7 +115,10 @@ func (c *Census) countIdle(cl *class, f *ct.Flow) {
 		return
 	}
 	if !cl.idle.ready {
-		cl.idle.n = len(ct.IdleTimeouts(cl.idle.seconds[:0], f, c.opts.Timeouts))
+		cl.idle.seconds = ct.IdleTimeouts(cl.idle.seconds[:0], f, c.opts.Timeouts)
+		for i := range c.opts.Former {
+			cl.idle.seconds = ct.IdleTimeouts(cl.idle.seconds, f, &c.opts.Former[i])
+		}
 		cl.idle.ready = true
 	}
 	idle := cl.idle.min(f.TimeoutSeconds)

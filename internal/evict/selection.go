@@ -138,3 +138,24 @@ func (s *Selection) sortByID() {
 	}
 	slices.SortFunc(s.byID, func(a, b int32) int { return cmp.Compare(s.entries[a].id, s.entries[b].id) })
 }
+
+// Choose keeps the selected entries whose positions are listed, counted from 0
+// in the order in which they were added, in the order of the list.
+func (s *Selection) Choose(positions []int) {
+	chosen := make([]entry, len(positions))
+	for i, p := range positions {
+		chosen[i] = s.entries[p]
+	}
+	s.entries, s.byID = chosen, nil
+}
+
+// Each calls yield with what was kept of every selected entry, as it was when
+// it was added.
+func (s *Selection) Each(yield func(*flowrec.Entry) bool) {
+	for i := range s.entries {
+		rec := s.read(&s.entries[i])
+		if !yield(&rec) {
+			return
+		}
+	}
+}

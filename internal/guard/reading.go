@@ -49,6 +49,10 @@ type Surroundings struct {
 	Version ct.KernelVersion
 	// MaxOurs says whether the limit can be written at all: not in a container.
 	MaxOurs bool
+	// MaxBefore is the limit from before any guard raised it: other than the
+	// first reading's where one that was killed has left it raised. 0 is not
+	// known.
+	MaxBefore int64
 	// Policies says whether timeouts for new flows can be given by a table of
 	// our own that vanishes with us (5.12 and later), Admission whether packets
 	// can be refused there.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // States for [Notify], sd_notify(3).
@@ -63,4 +65,13 @@ func Hangups() <-chan os.Signal {
 	signal.Ignore(syscall.SIGHUP) // takes it from others, and leaves no moment in which it would kill
 	signal.Notify(c, syscall.SIGHUP)
 	return c
+}
+
+// Monotonic is CLOCK_MONOTONIC, which the service manager compares reloads by.
+func Monotonic() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }

@@ -1,0 +1,413 @@
+package guardd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/guard"
+	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/disk"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/service"
+	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
+	"github.com/ctwarden/ctwarden/internal/kernel/vitals"
+)
+
+// daemon is one run of the guard.
+type daemon struct {
+	o      Options
+	log    *logger
+	began  time.Time
+	place  place
+	refNow atomic.Pointer[string] // place.ref, for those outside the loop
+	around atomic.Pointer[around]
+	vitals *vitals.Vitals
+	lock   io.Closer
+	socket *service.Answers
+
+	policy Policy
+	hands  *hands // nil while it observes
+	panels panels
+	record *incidents
+
+	// Of the loop.
+	reading   guard.Reading // the last one
+	seen      seen
+	looking   bool
+	looked    chan look
+	arounds   chan *around
+	nextLook  time.Time // around
+	lookNow   bool
+	level     guard.Level
+	events    int
+	table     *guard.Table // for the next reading
+	mem       *memory
+	decision  guard.Decision
+	ticks     uint64
+	lastSlow  time.Time // of what comes once a second
+	lastAlive time.Time
+	wantAlive time.Duration
+	answer    atomic.Pointer[Status]
+	errs      errorLog
+}
+
+// Run guards until the context ends, and then puts everything back.
+func Run(ctx context.Context, o Options) error {
+	o.fill()
+	service.Small(memoryLimit)
+	d := &daemon{o: o, log: &logger{w: o.Log}, began: time.Now(), looked: make(chan look, 1), arounds: make(chan *around, 1)}
+	d.panels.seed = rand.Uint64()
+	if err := d.open(ctx); err != nil {
+		return errors.Join(err, d.close())
+	}
+	err := d.loop(ctx)
+	return errors.Join(err, d.close())
+}
+
+func (d *daemon) clock() time.Duration { return time.Since(d.began) }
+func (d *daemon) ref() string          { return *d.refNow.Load() }
+
+// open finds the namespace, makes sure that no other guard watches it, and
+// looks around.
+func (d *daemon) open(ctx context.Context) (err error) {
+	if d.place, err = findPlace(ctx, d.o.Netns); err != nil {
+		return err
+	}
+	d.refNow.Store(&d.place.ref)
+	if err := d.takeLock(); err != nil {
+		return err
+	}
+	if d.vitals, err = vitals.Open(d.place.ref); err != nil {
+		return err
+	}
+	a := lookAround(d.place.ref, &d.o.Config, d.o.SSHConnection)
+	d.keepAround(a)
+	for _, b := range a.blind {
+		d.log.say("cannot see %s; the careful case is taken", b)
+	}
+	d.record = newIncidents(&d.o, d.place.inode)
+	what := "observes"
+	if d.o.Config.Enforce {
+		what = "enforces"
+		if err := d.openHands(ctx, a); err != nil {
+			return err
+		}
+	}
+	d.policy = d.o.NewPolicy(d.o.Config, a.Surroundings)
+	d.publish()
+	if d.socket, err = service.Serve(socketPath(d.o.RunDir, d.place.inode), d.answerJSON); err != nil {
+		return err
+	}
+	d.log.say("guard %s %s", what, &d.place)
+	d.wantAlive = service.Watchdog() / 3
+	d.tell(service.Ready)
+	return nil
+}
+
+func (d *daemon) takeLock() (err error) {
+	fsys := disk.OS{}
+	if err := fsys.MkdirAll(d.o.RunDir, 0o700); err != nil {
+		return fmt.Errorf("make directory %q: %w", d.o.RunDir, err)
+	}
+	d.lock, err = fsys.Lock(lockPath(d.o.RunDir, d.place.inode))
+	if errors.Is(err, disk.ErrLocked) {
+		return fmt.Errorf("%s: %w", &d.place, ErrSecond)
+	}
+	return err
+}
+
+// openHands makes what writes. Where the journal cannot be written the limit is
+// left alone; what needs no record is still done.
+func (d *daemon) openHands(ctx context.Context, a *around) error {
+	for _, err := range service.Harden() {
+		d.log.say("%v", err)
+	}
+	boot, err := procfs.FS{}.BootID()
+	if err != nil {
+		return err
+	}
+	h := newHands(d.log, &d.o, d.clock)
+	h.ref, h.around = d.ref, d.around.Load
+	h.limits = hostLimits()
+	h.ledger = newLedger(d.o.Disk, d.o.StateDir, d.o.RunDir, boot, d.place.inode, func(s string) { d.log.say("%s", s) })
+	h.openRT = openRuleTable(d)
+	if a.MaxOurs {
+		live, err := h.limits.read(sysctl.Max)
+		if err != nil {
+			return err
+		}
+		h.before, h.wrote = live, live
+		found, err := h.ledger.open(ctx, live, d.log.say)
+		if err != nil {
+			d.log.say("nf_conntrack_max and nf_conntrack_buckets are left alone, for the journal cannot be written: %v", err)
+			a.MaxOurs = false
+		} else {
+			h.before = found.maxBefore
+			a.MaxBefore = h.before
+		}
+	}
+	h.notBefore = h.ledger.runsDown()
+	h.start(context.WithoutCancel(ctx))
+	d.hands = h
+	return nil
+}
+
+// runsDown is when the probations of a guard that was killed have run down.
+func (l *ledger) runsDown() (until time.Time) {
+	log, err := l.j.Read()
+	if err != nil {
+		return until
+	}
+	now := time.Now()
+	for _, o := range log.Open() {
+		if o.Data[dataKind] == kindProbation && o.Boot == l.boot && o.Netns == l.inode {
+			if t := runsUntil(o); t.After(until) && t.Before(now.Add(5*time.Minute)) {
+				until = t
+			}
+		}
+	}
+	return until
+}
+
+func (d *daemon) tell(state string) {
+	if err := service.Notify(state); err != nil {
+		d.errs.say(d.log, "notify", err)
+	}
+}
+
+// loop reads, decides and acts until the context ends or the namespace goes.
+func (d *daemon) loop(ctx context.Context) error {
+	hangups := service.Hangups()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var results chan guard.Result
+	if d.hands != nil {
+		results = d.hands.results
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return d.leave()
+		case <-hangups:
+			d.reload()
+			continue
+		case r := <-results:
+			d.policy.Done(r)
+			d.events += eventsOf(&r)
+			continue
+		case l := <-d.looked:
+			d.takeLook(l)
+		case a := <-d.arounds:
+			d.keepAround(a)
+			d.policy.SetSurroundings(a.Surroundings)
+			continue
+		case <-timer.C:
+		}
+		if err := d.step(ctx); err != nil {
+			return errors.Join(err, d.leave())
+		}
+		timer.Reset(d.nap())
+	}
+}
+
+func (d *daemon) nap() time.Duration {
+	if n := d.decision.Next; n > 0 {
+		return min(max(n, 10*time.Millisecond), longestNap)
+	}
+	return tick
+}
+
+// step takes one reading and does what the policy decides.
+func (d *daemon) step(ctx context.Context) error {
+	d.ticks++
+	now := time.Now()
+	if now.Sub(d.lastSlow) >= time.Second {
+		if err := d.slow(ctx, now); err != nil {
+			return err
+		}
+	}
+	if !d.read() {
+		return nil
+	}
+	d.decision = d.policy.Step(d.reading)
+	d.events, d.table, d.mem = 0, nil, nil
+	d.act(ctx)
+	return nil
+}
+
+// act carries a decision out.
+func (d *daemon) act(ctx context.Context) {
+	dec := &d.decision
+	for _, n := range dec.Notes {
+		d.log.say("%s", n)
+	}
+	if dec.Level != d.level {
+		if len(dec.Notes) == 0 {
+			d.log.say("%s -> %s", d.level, dec.Level)
+		}
+		if dec.Level == guard.Calm {
+			d.panels.forgetSoon = true
+		}
+		d.level = dec.Level
+		d.publish()
+	}
+	for i := range dec.Would {
+		d.log.say("would do: %s, because %s", &dec.Would[i], dec.Would[i].Why)
+	}
+	for i := range dec.Actions {
+		a := dec.Actions[i]
+		d.log.say("%s, because %s", &a, a.Why)
+		if d.hands == nil {
+			d.policy.Done(guard.Result{Action: a, At: d.clock(), Err: errors.New("the guard observes")})
+			continue
+		}
+		d.hands.submit(ctx, a)
+	}
+	if dec.Ended != nil {
+		d.ended(dec.Ended)
+	}
+	if dec.WantTable || dec.WantMemory {
+		d.look(ctx, dec.WantTable, dec.WantMemory)
+	}
+	if len(dec.Notes)+len(dec.Actions) > 0 || dec.Ended != nil {
+		d.publish()
+	}
+}
+
+func (d *daemon) ended(i *guard.Incident) {
+	if err := d.record.add(i); err != nil {
+		d.log.say("the incident is kept in memory only: %v", err)
+	}
+	if d.hands != nil {
+		if err := d.hands.ledger.incident(i); err != nil {
+			d.log.say("the incident is not in the journal: %v", err)
+		}
+	}
+	d.log.say("incident ended after %.0f s: %s; `ctwarden incidents` shows it", i.Seconds, i.Class)
+}
+
+// reload reads the configuration anew, whole or not at all.
+func (d *daemon) reload() {
+	if d.o.Reload == nil {
+		d.log.say("nothing to reload: the guard runs without a configuration file")
+		return
+	}
+	d.tell(service.Reloading(service.Monotonic()))
+	defer d.tell(service.Ready)
+	c, err := d.o.Reload()
+	if err != nil {
+		d.log.say("the configuration stays as it was: %v", err)
+		return
+	}
+	if c.Enforce != d.o.Config.Enforce {
+		d.log.say("the mode stays as it was: it changes with a restart")
+		c.Enforce = d.o.Config.Enforce
+	}
+	d.o.Config = c
+	d.policy.SetConfig(c)
+	d.lookNow = true
+	d.log.say("configuration reloaded")
+}
+
+func (d *daemon) keepAround(a *around) {
+	if old := d.around.Load(); old != nil {
+		a.MaxBefore = old.MaxBefore
+		a.MaxOurs = a.MaxOurs && (old.MaxOurs || d.hands == nil)
+	}
+	d.around.Store(a)
+	// Looking around takes at most one part in two thousand of a core.
+	d.nextLook = time.Now().Add(max(time.Minute, 2000*a.took))
+}
+
+// leave undoes what stands: first what the policy names, then the limit.
+func (d *daemon) leave() error {
+	d.tell(service.Stopping)
+	if d.hands == nil {
+		d.log.say("guard ended")
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*quickly)
+	defer cancel()
+	d.hands.stop()
+	d.read()
+	for _, a := range d.policy.Undo(d.reading) {
+		d.log.say("%s, because %s", &a, a.Why)
+		r := d.hands.carryOut(ctx, a)
+		r.At = d.clock()
+		d.hands.logResult(&r)
+		d.policy.Done(r)
+	}
+	d.hands.leave(ctx)
+	d.log.say("guard ended")
+	return nil
+}
+
+func (d *daemon) close() error {
+	var errs []error
+	if d.socket != nil {
+		errs = append(errs, d.socket.Close())
+	}
+	if d.vitals != nil {
+		errs = append(errs, d.vitals.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// eventsOf counts the trouble with netlink that a result tells of.
+func eventsOf(r *guard.Result) int {
+	if r.Err != nil && !errors.Is(r.Err, errHeld) && !errors.Is(r.Err, errThin) {
+		return 1
+	}
+	return 0
+}
+
+// errorLog says an error that keeps coming back once a minute.
+type errorLog struct {
+	last map[string]time.Time
+}
+
+func (e *errorLog) say(l *logger, what string, err error) {
+	if e.last == nil {
+		e.last = make(map[string]time.Time)
+	}
+	if now := time.Now(); now.Sub(e.last[what]) >= time.Minute {
+		e.last[what] = now
+		l.say("%s: %v", what, err)
+	}
+}
+
+// incident puts a summary of an incident into the journal; the deeds are in the
+// file of incidents.
+func (l *ledger) incident(i *guard.Incident) error {
+	ctx := context.Background()
+	f := &i.Figures
+	id, err := l.j.Begin(ctx, journal.Op{Boot: l.boot, Netns: l.inode, Actor: actor, Why: "incident: " + i.Class,
+		Data: map[string]string{dataKind: kindIncident, "seconds": fmt.Sprintf("%.0f", i.Seconds),
+			"peak_count": itoa(f.PeakCount), "refused": fmt.Sprint(f.Refused), "on_probation": itoa(int64(f.OnProbation)),
+			"evicted": itoa(int64(f.Evicted)), "sources_limited": itoa(int64(f.SourcesLimited))}})
+	if err != nil {
+		return err
+	}
+	return l.j.Mark(ctx, id, journal.Change{State: journal.Confirmed})
+}
+
+// seen is what the loop read of the slower numbers last.
+type seen struct {
+	buckets int64
+	resets  uint64
+}
+
+// memory is what a look at memory and the other namespaces found.
+type memory struct {
+	total, available ct.Value
+	highest          int64
+}

@@ -1,0 +1,93 @@
+package guardd
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
+	"github.com/ctwarden/ctwarden/internal/kernel/nslist"
+	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
+)
+
+// limits reads and writes the two numbers that belong to the whole host.
+type limits struct {
+	ref string // of the initial namespace, the only one in which they can be written
+	err error
+}
+
+var errNotInitial = errors.New("max and buckets belong to the host's initial network namespace, which is not ours to enter")
+
+// hostLimits finds the initial namespace: ours, or that of process 1.
+func hostLimits() limits {
+	for _, ref := range []string{"", "1"} {
+		if initial, err := netns.Initial(ref); err == nil && initial {
+			return limits{ref: ref}
+		}
+	}
+	return limits{err: errNotInitial}
+}
+
+func (l limits) writable() bool {
+	if l.err != nil {
+		return false
+	}
+	ok := false
+	err := netns.Do(l.ref, func() (err error) {
+		ok, err = sysctl.Live{}.Writable(sysctl.Max)
+		return err
+	})
+	return err == nil && ok
+}
+
+func (l limits) read(key string) (n int64, err error) {
+	if l.err != nil {
+		return 0, l.err
+	}
+	err = netns.Do(l.ref, func() error {
+		n, err = sysctl.Tree{}.Int(key)
+		return err
+	})
+	return n, err
+}
+
+// write sets a number and returns what stands there then.
+func (l limits) write(key string, to int64) (got int64, err error) {
+	if l.err != nil {
+		return 0, l.err
+	}
+	err = netns.Do(l.ref, func() error {
+		live, err := sysctl.Live{}.Write(key, strconv.FormatInt(to, 10))
+		if n, perr := strconv.ParseInt(live, 10, 64); perr == nil {
+			got = n
+		}
+		return err
+	})
+	return got, err
+}
+
+// least is the smallest max that may stand now: 1.2 times the count of the
+// fullest namespace, since max bounds each.
+func (l limits) least(ctx context.Context) (int64, error) {
+	highest, err := highestCount(ctx)
+	return (highest*6 + 4) / 5, err
+}
+
+var errManyNamespaces = errors.New("not all network namespaces could be looked at in time")
+
+// highestCount is the count of the fullest namespace of the host.
+func highestCount(ctx context.Context) (int64, error) {
+	all, err := nslist.List(ctx, nslist.Options{Limit: 5 * time.Second})
+	switch {
+	case err != nil:
+		return 0, err
+	case all.Cut:
+		return 0, errManyNamespaces
+	}
+	var most int64
+	for _, n := range all.Namespaces {
+		most = max(most, n.Count.Or(0))
+	}
+	return most, nil
+}

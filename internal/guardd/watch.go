@@ -1,0 +1,150 @@
+package guardd
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/guard"
+	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/service"
+)
+
+// slow does what needs doing once a second.
+func (d *daemon) slow(ctx context.Context, now time.Time) error {
+	d.lastSlow = now
+	if d.place.gone(ctx) {
+		d.log.say("%s has gone: nothing is left to guard", &d.place)
+		return ErrGone
+	}
+	ref := d.place.ref
+	if ref != d.ref() {
+		d.refNow.Store(&ref)
+	}
+	if b, err := d.vitals.Buckets(); err == nil {
+		d.seen.buckets = b
+	}
+	if r, err := d.vitals.Resets(); err == nil {
+		d.seen.resets = r
+	}
+	if d.wantAlive > 0 && now.Sub(d.lastAlive) >= d.wantAlive {
+		d.lastAlive = now
+		d.tell(service.Alive)
+	}
+	// In the midst of an attack nothing is looked at that is not needed.
+	if d.lookNow || now.After(d.nextLook) && d.level <= guard.Watch {
+		d.lookNow = false
+		d.nextLook = now.Add(time.Hour) // until the answer sets it
+		cfg := d.o.Config
+		go func() { d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection) }()
+	}
+	if d.panels.forgetSoon && !d.looking && d.level == guard.Calm {
+		d.panels.forgetSoon = false
+		d.panels.forget()
+		go service.Shrink()
+	}
+	return nil
+}
+
+// read takes a reading. It reports false where the machine could not be read:
+// then nothing is decided.
+func (d *daemon) read() bool {
+	r := &d.reading
+	count, limit, err := d.vitals.Count()
+	if err != nil {
+		d.events++
+		d.errs.say(d.log, "the table cannot be read", err)
+		return false
+	}
+	if d.level > guard.Watch {
+		if b, err := d.vitals.Buckets(); err == nil {
+			d.seen.buckets = b
+		}
+		if n, err := d.vitals.Resets(); err == nil {
+			d.seen.resets = n
+		}
+	}
+	r.At, r.Wall = d.clock(), time.Now()
+	r.Count, r.Max, r.Buckets, r.Resets = count, limit, d.seen.buckets, d.seen.resets
+	if c, err := d.vitals.Counters(); err == nil {
+		r.Counters = c
+	} else {
+		d.events++
+		d.errs.say(d.log, "counters", err)
+	}
+	r.Events, r.Table = d.events, d.table
+	r.HasMemory = d.mem != nil
+	r.AvailableBytes, r.TotalBytes, r.HighestCount = 0, 0, 0
+	if d.mem != nil {
+		r.AvailableBytes, r.TotalBytes = d.mem.available.Or(0), d.mem.total.Or(0)
+		r.HighestCount = max(d.mem.highest, count)
+	}
+	return true
+}
+
+// look is what was looked at beside the loop.
+type look struct {
+	table    *guard.Table
+	mem      *memory
+	tableErr error
+	memErr   error
+}
+
+// look reads, beside the loop, what takes longer than a tick may.
+func (d *daemon) look(ctx context.Context, table, mem bool) {
+	if d.looking {
+		return
+	}
+	d.looking = true
+	a := d.around.Load()
+	var known *ct.Timeouts
+	var former []ct.Timeouts
+	if a.known {
+		known = &a.Timeouts
+		if d.hands != nil {
+			ok := false
+			if former, ok = d.hands.own.sets(known, time.Now()); !ok {
+				known, former = nil, nil
+			}
+		}
+	}
+	count, counters, ref := d.reading.Count, d.reading.Counters, d.ref()
+	go func() {
+		var l look
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if mem {
+			l.mem, l.memErr = readMemory(ctx)
+		}
+		if table {
+			l.table, l.tableErr = d.panels.read(ctx, ref, count, counters, known, former)
+		}
+		d.looked <- l
+	}()
+}
+
+func (d *daemon) takeLook(l look) {
+	d.looking = false
+	d.table, d.mem = l.table, l.mem
+	if l.tableErr != nil && !errors.Is(l.tableErr, context.Canceled) {
+		d.events++
+		d.errs.say(d.log, "the table's entries cannot be read", l.tableErr)
+	}
+	if l.memErr != nil && !errors.Is(l.memErr, context.Canceled) {
+		d.errs.say(d.log, "memory and other namespaces cannot be read", l.memErr)
+	}
+}
+
+func readMemory(ctx context.Context) (*memory, error) {
+	m := new(memory)
+	var err error
+	if m.total, m.available, err = (procfs.FS{}).Meminfo(); err != nil {
+		return nil, err
+	}
+	m.highest, err = highestCount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
