@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -51,39 +50,16 @@ func (o *owners) orNil() flowgroup.Owners {
 	return o
 }
 
-// formerTimeouts are those that entries may carry besides today's: the
-// compiled-in ones, and what the journal knows to have been replaced.
+// formerTimeouts are those that entries may carry besides today's.
 func (e *evictor) formerTimeouts() []ct.Timeouts {
 	if e.table.timeouts == nil {
 		return nil
 	}
-	var former []ct.Timeouts
-	if v, err := ct.ParseKernelVersion(e.table.id.Kernel); err == nil {
-		former = append(former, ct.DefaultTimeouts(v))
+	v, err := ct.ParseKernelVersion(e.table.id.Kernel)
+	if err != nil {
+		v = ct.KernelVersion{}
 	}
-	for _, op := range e.operations() {
-		t, changed := *e.table.timeouts, false
-		for _, s := range op.Settings {
-			for _, v := range []string{s.Before, s.After} {
-				changed = setTimeout(&t, s.Key, v) || changed
-			}
-			if changed {
-				former = append(former, t)
-			}
-		}
-	}
-	return former
-}
-
-func setTimeout(t *ct.Timeouts, key, value string) bool {
-	name, ours := strings.CutPrefix(key, "net.netfilter.nf_conntrack_")
-	k, known := ct.ParseTimeoutKey(name)
-	n, err := strconv.ParseInt(value, 10, 32)
-	if !ours || !known || err != nil {
-		return false
-	}
-	t.Set(k, int32(n))
-	return true
+	return evict.Former(e.table.timeouts, v, e.operations())
 }
 
 // operations are those that the journal knows of this namespace since boot. A

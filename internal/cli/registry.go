@@ -21,6 +21,8 @@ func registry() []func(*Env) *cobra.Command {
 		newNotrack,
 		newTrialGuard,
 		newEvict,
+		newGuard,
+		newIncidents,
 		newSimulate,
 		newRecord,
 		newForecast,

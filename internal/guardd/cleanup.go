@@ -9,6 +9,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowrec"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/internal/kernel/guardtable"
 	"github.com/ctwarden/ctwarden/internal/kernel/nslist"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
@@ -71,12 +72,29 @@ type cleaner struct {
 
 func (k *cleaner) putBack(ctx context.Context, l *ledger, op *journal.Op) (journal.State, string, error) {
 	if s, ok := parseStanding(op); ok {
+		k.removeTable(ctx, op.Netns)
 		return k.putLimitsBack(ctx, &s)
 	}
 	if op.Data[dataKind] == kindProbation {
 		return k.endProbation(ctx, l, op)
 	}
 	return journal.Confirmed, "", nil
+}
+
+// removeTable takes our table of rules out of a namespace: before Linux 5.12
+// the kernel does not do it by itself.
+func (k *cleaner) removeTable(ctx context.Context, inode uint64) {
+	ref, ok := refOf(ctx, inode)
+	if !ok {
+		return
+	}
+	found, err := guardtable.Remove(ref)
+	switch {
+	case err != nil:
+		k.log.say("our table of rules: %v", err)
+	case found:
+		k.log.say("our table of rules is removed")
+	}
 }
 
 // putLimitsBack restores max, unless the table needs it or somebody else has

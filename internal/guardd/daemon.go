@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/evict"
 	"github.com/ctwarden/ctwarden/internal/guard"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
@@ -53,7 +54,7 @@ type daemon struct {
 	lastSlow  time.Time // of what comes once a second
 	lastAlive time.Time
 	wantAlive time.Duration
-	answer    atomic.Pointer[Status]
+	asked     chan chan *Status
 	errs      errorLog
 }
 
@@ -61,7 +62,8 @@ type daemon struct {
 func Run(ctx context.Context, o Options) error {
 	o.fill()
 	service.Small(memoryLimit)
-	d := &daemon{o: o, log: &logger{w: o.Log}, began: time.Now(), looked: make(chan look, 1), arounds: make(chan *around, 1)}
+	d := &daemon{o: o, log: &logger{w: o.Log}, began: time.Now(), looked: make(chan look, 1), arounds: make(chan *around, 1),
+		asked: make(chan chan *Status)}
 	d.panels.seed = rand.Uint64()
 	if err := d.open(ctx); err != nil {
 		return errors.Join(err, d.close())
@@ -100,7 +102,6 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		}
 	}
 	d.policy = d.o.NewPolicy(d.o.Config, a.Surroundings)
-	d.publish()
 	if d.socket, err = service.Serve(socketPath(d.o.RunDir, d.place.inode), d.answerJSON); err != nil {
 		return err
 	}
@@ -136,7 +137,8 @@ func (d *daemon) openHands(ctx context.Context, a *around) error {
 	h.ref, h.around = d.ref, d.around.Load
 	h.limits = hostLimits()
 	h.ledger = newLedger(d.o.Disk, d.o.StateDir, d.o.RunDir, boot, d.place.inode, func(s string) { d.log.say("%s", s) })
-	h.openRT = openRuleTable(d)
+	h.openRT = func() (ruleTable, error) { return openRules(d.ref()) }
+	d.openTable(h, a)
 	if a.MaxOurs {
 		live, err := h.limits.read(sysctl.Max)
 		if err != nil {
@@ -152,27 +154,48 @@ func (d *daemon) openHands(ctx context.Context, a *around) error {
 			a.MaxBefore = h.before
 		}
 	}
-	h.notBefore = h.ledger.runsDown()
+	h.learnJournal(a)
 	h.start(context.WithoutCancel(ctx))
 	d.hands = h
 	return nil
 }
 
-// runsDown is when the probations of a guard that was killed have run down.
-func (l *ledger) runsDown() (until time.Time) {
-	log, err := l.j.Read()
+// openTable makes our table of rules while it is calm, so that what it can do is
+// known when it is needed.
+func (d *daemon) openTable(h *hands, a *around) {
+	a.Policies, a.Admission = false, false
+	t, err := h.openRT()
 	if err != nil {
-		return until
+		d.log.say("new flows get no timeouts of their own and no source can be limited: %v", err)
+		return
 	}
-	now := time.Now()
-	for _, o := range log.Open() {
-		if o.Data[dataKind] == kindProbation && o.Boot == l.boot && o.Netns == l.inode {
-			if t := runsUntil(o); t.After(until) && t.Before(now.Add(5*time.Minute)) {
-				until = t
+	h.table = t
+	a.Policies, a.Admission = t.Policies() && a.known, t.Admission()
+}
+
+// learnJournal learns what entries may carry from before this guard: timeouts
+// that were changed, and the short ones of a guard that was killed.
+func (h *hands) learnJournal(a *around) {
+	l := h.ledger
+	var ours []*journal.Op
+	if log, err := l.j.Read(); err == nil {
+		for _, o := range log.Ops {
+			if o.Boot == l.boot && o.Netns == l.inode {
+				ours = append(ours, o)
 			}
 		}
 	}
-	return until
+	now := time.Now()
+	for _, t := range evict.Former(&a.Timeouts, a.Version, ours) {
+		h.own.was(t, now)
+	}
+	for _, o := range ours {
+		if o.Data[dataKind] == kindProbation && o.State.Open() {
+			if t := runsUntil(o); t.After(h.notBefore) && t.Before(now.Add(5*time.Minute)) {
+				h.notBefore = t
+			}
+		}
+	}
 }
 
 func (d *daemon) tell(state string) {
@@ -206,6 +229,9 @@ func (d *daemon) loop(ctx context.Context) error {
 		case a := <-d.arounds:
 			d.keepAround(a)
 			d.policy.SetSurroundings(a.Surroundings)
+			continue
+		case answer := <-d.asked:
+			answer <- d.status()
 			continue
 		case <-timer.C:
 		}
@@ -255,7 +281,6 @@ func (d *daemon) act(ctx context.Context) {
 			d.panels.forgetSoon = true
 		}
 		d.level = dec.Level
-		d.publish()
 	}
 	for i := range dec.Would {
 		d.log.say("would do: %s, because %s", &dec.Would[i], dec.Would[i].Why)
@@ -274,9 +299,6 @@ func (d *daemon) act(ctx context.Context) {
 	}
 	if dec.WantTable || dec.WantMemory {
 		d.look(ctx, dec.WantTable, dec.WantMemory)
-	}
-	if len(dec.Notes)+len(dec.Actions) > 0 || dec.Ended != nil {
-		d.publish()
 	}
 }
 
@@ -319,6 +341,11 @@ func (d *daemon) keepAround(a *around) {
 	if old := d.around.Load(); old != nil {
 		a.MaxBefore = old.MaxBefore
 		a.MaxOurs = a.MaxOurs && (old.MaxOurs || d.hands == nil)
+		a.Policies = a.Policies && (old.Policies || d.hands == nil) && a.known
+		a.Admission = a.Admission && (old.Admission || d.hands == nil)
+		if d.hands != nil && old.Timeouts != a.Timeouts {
+			d.hands.own.was(old.Timeouts, time.Now())
+		}
 	}
 	d.around.Store(a)
 	// Looking around takes at most one part in two thousand of a core.

@@ -28,8 +28,10 @@ var (
 type ruleTable interface {
 	SetTimeouts(set ct.Timeouts) error
 	Limit(l guard.Limit) error
-	// Intact reports whether the table still holds what was put there.
-	Intact() (bool, error)
+	// Intact returns nil where the table holds what was put there.
+	Intact() error
+	Policies() bool
+	Admission() bool
 	// Close takes the table away.
 	Close() error
 }
@@ -301,10 +303,10 @@ func (h *hands) withTable(undo bool, f func(ruleTable) error) error {
 	if err == nil {
 		return nil
 	}
-	if ok, ierr := h.table.Intact(); ierr == nil && ok {
+	if h.table.Intact() == nil {
 		return err
 	}
-	// Gone or changed by somebody else: it is made anew at the next use.
+	h.log.say("somebody else has removed or changed our table of rules: it is made anew when it is next needed")
 	return errors.Join(err, h.dropTable())
 }
 

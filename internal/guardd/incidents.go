@@ -168,3 +168,16 @@ func outcome(s string) string {
 	}
 	return ": " + s
 }
+
+// Merge adds to the incidents on disk those that a running guard remembers and
+// that are not among them.
+func Merge(list []Incident, s *Status) []Incident {
+	for n := range s.Incidents {
+		in := Incident{s.Netns.Inode, s.Incidents[len(s.Incidents)-1-n]}
+		if !slices.ContainsFunc(list, func(o Incident) bool { return o.NetnsInode == in.NetnsInode && o.Start.Equal(in.Start) }) {
+			list = append(list, in)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Incident) int { return a.Start.Compare(b.Start) })
+	return list
+}

@@ -1,17 +1,21 @@
 package guardd
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
 )
 
-// ownTimeouts remembers the timeouts that our table has given to flows: what is
-// left of an entry tells its idle time only to who knows them all.
+// ownTimeouts remembers the timeouts that entries may carry besides those in
+// force: what is left of an entry tells its idle time only to who knows them
+// all. An entry that began under a set of our table's keeps it until the table
+// gives none any more, and then what it has left of it until its next packet.
 type ownTimeouts struct {
 	mu      sync.Mutex
-	now     *ct.Timeouts // in force
+	now     *ct.Timeouts // given by our table
+	given   []ct.Timeouts
 	former  []formerSet
 	crowded time.Time // until then some set is not remembered
 }
@@ -21,25 +25,52 @@ type formerSet struct {
 	until time.Time
 }
 
-const (
-	mostSets = 64
-	// setLasts is how long after a set was taken out of force entries may still
-	// carry it: shortened ones last minutes.
-	setLasts = time.Hour
-)
+// mostSets bounds what is remembered; beyond it nothing can be told.
+const mostSets = 64
 
-// change puts a set in force; nil takes it out.
+// change puts a set of our table's in force; nil ends them all.
 func (o *ownTimeouts) change(set *ct.Timeouts, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.now != nil {
-		o.keep(formerSet{*o.now, now.Add(setLasts)})
+	if set == nil {
+		if o.now != nil {
+			o.given = append(o.given, *o.now)
+		}
+		for _, g := range o.given {
+			o.keep(formerSet{g, now.Add(longest(&g))})
+		}
+		o.now, o.given = nil, nil
+		return
 	}
-	o.now = nil
-	if set != nil {
-		s := *set
-		o.now = &s
+	if o.now != nil && *o.now != *set {
+		switch {
+		case slices.Contains(o.given, *o.now):
+		case len(o.given) >= mostSets:
+			o.crowded = now.Add(24 * time.Hour)
+		default:
+			o.given = append(o.given, *o.now)
+		}
 	}
+	s := *set
+	o.now = &s
+}
+
+// was remembers timeouts of the namespace that have been changed.
+func (o *ownTimeouts) was(set ct.Timeouts, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.keep(formerSet{set, now.Add(longest(&set))})
+}
+
+// longest is how long an entry may still carry a set that is not given any more.
+func longest(set *ct.Timeouts) time.Duration {
+	var most int32
+	for k := range ct.NumTimeouts {
+		if s, ok := set.Get(k); ok {
+			most = max(most, s)
+		}
+	}
+	return time.Duration(most+60) * time.Second
 }
 
 func (o *ownTimeouts) keep(f formerSet) {
@@ -72,6 +103,9 @@ func (o *ownTimeouts) sets(base *ct.Timeouts, now time.Time) (list []ct.Timeouts
 		}
 	}
 	o.former = kept
+	for i := range o.given {
+		list = append(list, overlay(base, &o.given[i]))
+	}
 	if o.now != nil {
 		list = append(list, overlay(base, o.now))
 	}

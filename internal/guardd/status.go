@@ -3,6 +3,7 @@ package guardd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -51,9 +52,8 @@ type Status struct {
 	Readings      uint64  `json:"readings"`
 }
 
-// publish leaves a status for whoever asks. It is made where the numbers are,
-// in the loop, and answered elsewhere.
-func (d *daemon) publish() {
+// status is made in the loop, where the numbers are.
+func (d *daemon) status() *Status {
 	a, r := d.around.Load(), &d.reading
 	s := &Status{Schema: StatusSchema, Mode: "observe", Since: time.Now().Add(-d.clock()), Level: d.level,
 		Count: r.Count, Max: r.Max, Buckets: r.Buckets, Refused: r.Counters.Drop, MaxOurs: a.MaxOurs, Fragile: a.Fragile,
@@ -70,18 +70,27 @@ func (d *daemon) publish() {
 		d.hands.mu.Unlock()
 	}
 	s.Incidents = d.record.last()
-	d.answer.Store(s)
+	return s
 }
 
-// answerJSON runs outside the loop and reads only what is safe to read there.
+// answerJSON runs outside the loop. It gives up where the loop does not answer:
+// the asker is told nothing, and the watchdog sees to the rest.
 func (d *daemon) answerJSON() []byte {
-	s := *d.answer.Load()
+	answer := make(chan *Status, 1)
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	select {
+	case d.asked <- answer:
+	case <-timeout.C:
+		return nil
+	}
+	s := <-answer
 	s.Time = time.Now().UTC()
 	s.Host, _ = procfs.FS{}.Hostname()
 	s.Kernel, _ = procfs.FS{}.Release()
 	s.CPUSeconds = procfs.CPUTime().Seconds()
 	s.ResidentBytes = service.ResidentBytes()
-	b, err := json.Marshal(&s)
+	b, err := json.Marshal(s)
 	if err != nil {
 		return nil // no value of a Status can fail
 	}
@@ -101,6 +110,9 @@ func AskStatus(ctx context.Context, netns, runDir string) (*Status, error) {
 	b, err := service.Ask(ctx, socketPath(runDir, p.inode))
 	if err != nil {
 		return nil, err
+	}
+	if len(b) == 0 {
+		return nil, errors.New("the guard runs and does not answer")
 	}
 	s := new(Status)
 	if err := json.Unmarshal(b, s); err != nil {
