@@ -10,23 +10,28 @@ const (
 	reply = 1
 )
 
-// entry is one flow, 92 bytes without pointers. What IPv4 flows without NAT do
-// not need lies in a side record.
+// entry is one flow, 96 bytes without pointers: what a walk along a chain looks
+// at lies in the first 32, within one line of the cache, what the trackers
+// remember in the others. What IPv4 flows without NAT do not need lies in a side
+// record.
 type entry struct {
-	src, dst uint32 // IPv4: the original tuple's. IPv6: fingerprints of the keys by direction
+	src, dst uint32 // IPv4: the original tuple's. With a side record: the hashes of the keys by direction
 	ports    uint32
-	meta     uint32
+	meta     uint32 // the original tuple's, and metaSide
 	// next are the links in the chains of the two directions. A link is the
 	// entry's number twice plus the direction; 0 ends the chain.
 	next     [2]int32
 	deadline uint32 // in jiffies, relative until confirmation
-	side     int32  // number of the side record, 0 for none
 	status   uint16 // low bits of ct.Status
 	state    uint8
 	tag      uint8
 
 	track track
+	side  int32 // number of the side record, 0 for none
 }
+
+// metaSide marks an entry with a side record. No key has it.
+const metaSide = 1 << 9
 
 // side holds both tuples of a flow with IPv6, NAT or zones by direction.
 type side struct {
@@ -54,7 +59,7 @@ func (e *entry) refresh(now, timeout uint32) {
 
 // key returns the tuple of one direction.
 func (t *Table) key(e *entry, dir int) key {
-	if e.side != 0 {
+	if e.meta&metaSide != 0 {
 		return t.sides[e.side].keys[dir]
 	}
 	k := key{src: addr{lo: uint64(e.src)}, dst: addr{lo: uint64(e.dst)}, ports: e.ports, meta: e.meta}
@@ -77,6 +82,7 @@ func (t *Table) setKeys(i int32, o, r *key) {
 	if e.side == 0 {
 		e.side = t.newSide()
 	}
+	e.meta |= metaSide
 	t.sides[e.side].keys = [2]key{*o, *r}
 	e.src, e.dst = t.hash(o), t.hash(r)
 }
@@ -87,6 +93,9 @@ func (t *Table) newSide() int32 {
 		t.sides[n] = side{}
 		return n
 	}
+	if len(t.sides) == 0 {
+		t.sides = make([]side, 1, t.reserve())
+	}
 	t.sides = append(t.sides, side{})
 	return int32(len(t.sides) - 1)
 }
@@ -96,5 +105,6 @@ func (t *Table) dropSide(e *entry) {
 		t.sides[e.side].free = t.freeSide
 		t.freeSide = e.side
 		e.side = 0
+		e.meta &^= metaSide
 	}
 }

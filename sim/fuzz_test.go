@@ -2,6 +2,7 @@ package sim
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -24,15 +25,35 @@ func FuzzPacket(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := Time(0)
+		var (
+			at      []Time
+			ps      []Packet
+			results []Result
+			now     Time
+		)
 		for len(b) >= 16 {
-			p := packetFrom(b)
-			at += Time(b[15]) * second
-			tab.Packet(at, &p)
+			now += Time(b[15]) * second
+			at, ps = append(at, now), append(ps, packetFrom(b))
+			results = append(results, tab.Packet(now, &ps[len(ps)-1]))
 			b = b[16:]
 		}
 		checkWhole(t, tab)
+		checkBatches(t, c, at, ps, results, tab.Counters())
 	})
+}
+
+// checkBatches verifies that looking ahead changes nothing.
+func checkBatches(t *testing.T, c Config, at []Time, ps []Packet, want []Result, counters ct.Counters) {
+	t.Helper()
+	tab, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]Result, len(ps))
+	tab.Packets(at, ps, got)
+	if !slices.Equal(got, want) || tab.Counters() != counters {
+		t.Fatalf("packets together: %v, one by one: %v", got, want)
+	}
 }
 
 func packetFrom(b []byte) Packet {

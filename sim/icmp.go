@@ -68,12 +68,12 @@ func (t *Table) relate(p *Packet) Flight {
 	}
 	z := zones(p)
 	var inner key
-	t.pack(&inner, &p.Inner, z[orig])
+	t.pack(&inner, &p.Inner, z.orig)
 	k, ok := inner.invert()
 	if !ok {
 		return t.badICMP()
 	}
-	link := t.lookup(&k, t.hash(&k), z[reply])
+	link := t.lookup(&k, t.hash(&k), z.reply)
 	if link == 0 {
 		return t.badICMP()
 	}

@@ -16,8 +16,15 @@ type Flight struct {
 // Packet tracks a packet from its entry into the host to its exit. Use In and
 // Confirm for packets that are in flight at the same time.
 func (t *Table) Packet(at Time, p *Packet) Result {
-	f := t.In(at, p)
-	if f.pending && p.Flags&FlagDropped != 0 {
+	return t.through(at, t.In(at, p), p)
+}
+
+// through takes a packet from the first hook to the last.
+func (t *Table) through(at Time, f Flight, p *Packet) Result {
+	switch {
+	case !f.pending:
+		return f.result(false)
+	case p.Flags&FlagDropped != 0:
 		return t.Abandon(f)
 	}
 	return t.Confirm(at, f)
@@ -26,6 +33,13 @@ func (t *Table) Packet(at Time, p *Packet) Result {
 // In does what happens at the first hook: finding the entry or making one, the
 // protocol's tracker, destination NAT (nf_conntrack_in).
 func (t *Table) In(at Time, p *Packet) Flight {
+	var k key
+	t.pack(&k, &p.Tuple, zones(p).orig)
+	return t.in(at, p, &k, t.hash(&k))
+}
+
+// in is In for a packet whose key is known, and the key's hash.
+func (t *Table) in(at Time, p *Packet, k *key, h uint32) Flight {
 	t.Advance(at)
 	if p.Flags&FlagUntracked != 0 {
 		return Flight{verdict: Untracked}
@@ -39,25 +53,24 @@ func (t *Table) In(at Time, p *Packet) Flight {
 			return f
 		}
 	}
-	z := zones(p)
-	var k key
-	t.pack(&k, &p.Tuple, z[orig])
-	f := t.track(&k, z[reply], p)
+	f := t.track(k, h, zones(p).reply, p)
 	if f.pending && t.nat.on {
 		t.natDestination(&f)
 	}
 	return f
 }
 
+type zonePair struct{ orig, reply uint16 }
+
 // zones returns the packet's zone for each direction of its flow.
-func zones(p *Packet) [2]uint16 {
+func zones(p *Packet) zonePair {
 	switch p.ZoneDir {
 	case ZoneOrig:
-		return [2]uint16{p.Zone, 0}
+		return zonePair{orig: p.Zone}
 	case ZoneReply:
-		return [2]uint16{0, p.Zone}
+		return zonePair{reply: p.Zone}
 	}
-	return [2]uint16{p.Zone, p.Zone}
+	return zonePair{p.Zone, p.Zone}
 }
 
 // outcome is what a protocol's tracker says of a packet.
@@ -70,9 +83,8 @@ const (
 	killed          // accepted, but the entry is gone
 )
 
-func (t *Table) track(k *key, replyZone uint16, p *Packet) Flight {
+func (t *Table) track(k *key, h uint32, replyZone uint16, p *Packet) Flight {
 	for {
-		h := t.hash(k)
 		link := t.lookup(k, h, replyZone)
 		f := Flight{hash: h}
 		if link == 0 {
@@ -249,15 +261,23 @@ func (t *Table) scan(o, r *key, ob, rb uint32) (winner int32, long bool) {
 }
 
 func (t *Table) scanChain(k *key, b, limit uint32) (winner int32, long bool) {
-	n := uint32(0)
-	for l := t.heads[b]; l != 0; l = t.entries[l>>1].next[l&1] {
-		if t.same(l, k) {
+	l := t.heads[b]
+	if l == 0 {
+		return 0, false
+	}
+	var want [2]sought
+	k.sought(&want, bothWays)
+	for n := uint32(0); l != 0; n++ {
+		e := &t.entries[l>>1]
+		w := &want[l&1]
+		if e.ports == w.ports && e.meta == w.meta && e.src == w.src && e.dst == w.dst ||
+			e.meta&metaSide != 0 && t.sides[e.side].keys[l&1] == *k {
 			return l, false
 		}
 		if n > limit {
 			return 0, true
 		}
-		n++
+		l = e.next[l&1]
 	}
 	return 0, false
 }
@@ -265,10 +285,7 @@ func (t *Table) scanChain(k *key, b, limit uint32) (winner int32, long bool) {
 // same reports whether a link stands for the key.
 func (t *Table) same(l int32, k *key) bool {
 	e := &t.entries[l>>1]
-	if e.ports != k.ports && e.side == 0 && l&1 == orig || e.proto() != k.proto() {
-		return false
-	}
-	return t.key(e, int(l&1)) == *k
+	return e.proto() == k.proto() && t.key(e, int(l&1)) == *k
 }
 
 // allowsClash reports whether the protocol's packets survive a lost race.

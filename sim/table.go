@@ -38,6 +38,7 @@ type Table struct {
 	// count is what nf_conntrack_count shows: confirmed and unconfirmed
 	// entries, expired ones that nothing has walked over included.
 	count int
+	heat  uint32 // of [Table.warm]: keeps its loads from being left out
 
 	gc       gcState
 	limiter  ratelimit
@@ -47,6 +48,15 @@ type Table struct {
 
 // mostReserved is for how many entries room is made at once: 1.5 GiB.
 const mostReserved = 1 << 24
+
+// reserve is for how many entries room is made at once. Memory that is not
+// touched costs nothing, and a slice that never grows is never copied.
+func (t *Table) reserve() int {
+	if t.max == 0 {
+		return 1 << 10
+	}
+	return min(t.max+2, mostReserved)
+}
 
 type acct struct{ dir [2]ct.DirCounters }
 
@@ -58,17 +68,13 @@ func New(c Config) (*Table, error) {
 	t := &Table{
 		era: c.Era, max: c.Max, knobs: c.Knobs, events: c.Events, log: c.Log,
 		tick: Time(1e9 / c.Knobs.HZ), rng: rand.NewPCG(c.Seed, 0x63747761726465),
-		heads: make([]int32, c.Buckets), entries: make([]entry, 1), sides: make([]side, 1),
+		heads: make([]int32, c.Buckets),
 	}
 	t.rules = &t.era.rules
 	for i := range t.secret {
 		t.secret[i] = t.rng.Uint64() | 1
 	}
-	if c.Max > 0 {
-		// Memory that is not touched costs nothing, and a slice that never
-		// grows is never copied.
-		t.entries = make([]entry, 1, min(c.Max+2, mostReserved))
-	}
+	t.entries = make([]entry, 1, t.reserve())
 	t.nat.init(c.NAT, c.Buckets)
 	t.SetTimeouts(&c.Timeouts)
 	t.counters.Has = t.counterSet()
@@ -209,36 +215,51 @@ func (t *Table) unlink(bucket uint32, link int32) {
 // (____nf_conntrack_find). It matches links of the directions in ways, a bit
 // for each.
 func (t *Table) find(k *key, h uint32, ways uint8) (link int32) {
-	inv, invertible := k.invertPorts()
-	src, dst := uint32(k.src.lo), uint32(k.dst.lo)
-	v6 := k.v6()
+	var want [2]sought
+	k.sought(&want, ways)
 	for l := t.heads[t.bucket(h)]; l != 0; {
 		e := &t.entries[l>>1]
-		dir := l & 1
 		if e.expired(t.jiffies) {
 			l = t.reap(l)
 			continue
 		}
-		switch {
-		case ways&(1<<dir) == 0:
-		case e.side != 0:
-			if (dir == orig && e.src == h || dir == reply && e.dst == h) &&
-				t.sides[e.side].keys[dir] == *k {
-				return l
-			}
-		case v6 || e.meta != k.meta:
-		case dir == orig:
-			if e.src == src && e.dst == dst && e.ports == k.ports {
-				return l
-			}
-		default:
-			if e.src == dst && e.dst == src && e.ports == inv && invertible {
-				return l
-			}
+		w := &want[l&1]
+		if e.ports == w.ports && e.meta == w.meta && e.src == w.src && e.dst == w.dst ||
+			e.meta&metaSide != 0 && ways>>(l&1)&1 != 0 && t.sameSide(e, l&1, k, h) {
+			return l
 		}
-		l = e.next[dir]
+		l = e.next[l&1]
 	}
 	return 0
+}
+
+// sought is how an entry without a side record looks that has a key in one
+// direction.
+type sought struct{ src, dst, ports, meta uint32 }
+
+// notSought is the meta of no entry.
+const notSought = metaIPv6
+
+func (k *key) sought(want *[2]sought, ways uint8) {
+	src, dst := uint32(k.src.lo), uint32(k.dst.lo)
+	want[orig] = sought{src, dst, k.ports, k.meta}
+	inv, invertible := k.invertPorts()
+	want[reply] = sought{dst, src, inv, k.meta}
+	if ways&originals == 0 || k.v6() {
+		want[orig].meta = notSought
+	}
+	if ways&replies == 0 || k.v6() || !invertible {
+		want[reply].meta = notSought
+	}
+}
+
+// sameSide compares a key with that of an entry with a side record.
+func (t *Table) sameSide(e *entry, dir int32, k *key, h uint32) bool {
+	mark := e.src
+	if dir == reply {
+		mark = e.dst
+	}
+	return mark == h && t.sides[e.side].keys[dir] == *k
 }
 
 // reap destroys the expired entry of a link and returns the link after it.
