@@ -67,10 +67,10 @@ sim-diff:
 bench-sim:
 	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live 65536,1048576,10000000
 
-# The scenes of check on every Debian kernel under qemu. As root.
+# The scenes of check, and the guard's table, on every Debian kernel under qemu. As root.
 .PHONY: kernels
 kernels:
-	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OnOtherKernels ./internal/cli
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OtherKernels ./internal/cli ./internal/kernel/guardtable
 
 # What survives an attack on the table: scenarios × defences (docs/survival.md).
 # As root, on a machine that serves nobody. Everything takes many hours; choose

@@ -11,8 +11,9 @@ const (
 	connlimitCount, connlimitFlags = 1, 2 // enum nft_connlimit_attributes
 	connlimitOver                  = 1    // NFT_CONNLIMIT_F_INV
 
-	arphrdLoopback = unix.ARPHRD_LOOPBACK
-	stateNew       = 1 << 3 // NF_CT_STATE_BIT(IP_CT_NEW)
+	arphrdLoopback  = unix.ARPHRD_LOOPBACK
+	stateNew        = 1 << 3 // NF_CT_STATE_BIT(IP_CT_NEW)
+	statusConfirmed = 1 << 3 // IPS_CONFIRMED
 )
 
 func (r rule) expr(name string, data attrs) rule {
@@ -93,6 +94,13 @@ func (r rule) loopback() rule {
 func (r rule) notNew() rule {
 	return r.expr("ct", attrs(nil).u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).u32(unix.NFTA_CT_KEY, unix.NFT_CT_STATE)).
 		mask(host.AppendUint32(nil, stateNew)...).cmp(unix.NFT_CMP_EQ, 0, 0, 0, 0)
+}
+
+// confirmed goes on with packets whose flow has an entry: all but the first of
+// a flow.
+func (r rule) confirmed() rule {
+	return r.expr("ct", attrs(nil).u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).u32(unix.NFTA_CT_KEY, unix.NFT_CT_STATUS)).
+		mask(host.AppendUint32(nil, statusConfirmed)...).cmp(unix.NFT_CMP_NEQ, 0, 0, 0, 0)
 }
 
 // bareSYN goes on with TCP packets that have SYN and none of FIN, RST and ACK.

@@ -9,10 +9,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/guard"
 	"github.com/ctwarden/ctwarden/internal/kernel/guardtable"
 	"github.com/ctwarden/ctwarden/internal/lab"
-	"github.com/ctwarden/ctwarden/internal/lab/vm"
 )
-
-func TestMain(m *testing.M) { vm.Main(m) }
 
 func open(t *testing.T, h *lab.Host) *guardtable.Table {
 	t.Helper()

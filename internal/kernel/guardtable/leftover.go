@@ -122,7 +122,8 @@ func pidNamespace() (uint64, error) {
 }
 
 // started returns when a process started, in clock ticks since the machine
-// did: field 22 of /proc/PID/stat.
+// did: field 22 of /proc/PID/stat. One that has ended and waits for its parent
+// does not exist; its sockets are closed.
 func started(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -133,6 +134,9 @@ func started(pid int) (uint64, error) {
 	const at = 22 - 3
 	if len(f) <= at {
 		return 0, fmt.Errorf("/proc/%d/stat: %w", pid, ErrMalformed)
+	}
+	if f[0][0] == 'Z' || f[0][0] == 'X' {
+		return 0, os.ErrNotExist
 	}
 	return strconv.ParseUint(string(f[at]), 10, 64)
 }

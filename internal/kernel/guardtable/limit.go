@@ -219,6 +219,7 @@ func (s *limitState) hooks(p parts) {
 		p.newRule(chainSYN, rule(nil).bareSYN().jump(chainRefuse), "SYNs")
 	}
 	p.newRule(chainNew, rule(nil).notNew().accept(), "flows that exist")
+	p.newRule(chainNew, rule(nil).confirmed().accept(), "flows that nobody has answered")
 	free(chainNew)
 	p.newRule(chainNew, rule(nil).udpTo(dhcpFirst, dhcpLast).accept(), "DHCP")
 	p.newRule(chainNew, rule(nil).udpTo(dhcp6First, dhcp6Last).accept(), "DHCPv6")

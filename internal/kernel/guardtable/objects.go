@@ -148,6 +148,10 @@ func (p parts) newCounter(name string) {
 	p.add(unix.NFT_MSG_NEWOBJ, create, p.object(name, objCounter).nest(unix.NFTA_OBJ_DATA), "counter %s", name)
 }
 
+func (p parts) deleteCounter(name string) {
+	p.add(unix.NFT_MSG_DELOBJ, 0, p.object(name, objCounter), "the removal of counter %s", name)
+}
+
 // newTimeouts makes a ct timeout object. What data does not set is copied from
 // the namespace's own timeouts (nft_ct_timeout_parse_policy).
 func (p parts) newTimeouts(name string, proto uint8, data attrs) {

@@ -48,7 +48,7 @@ func (t *Table) Dropped() (packets uint64, err error) {
 	if t.sock == nil {
 		return 0, ErrClosed
 	}
-	n, err := t.counter()
+	n, err := t.counter(counterName)
 	if errors.Is(err, unix.ENOENT) {
 		err = ErrGone
 	}
@@ -58,8 +58,8 @@ func (t *Table) Dropped() (packets uint64, err error) {
 	return t.dropped + n, nil
 }
 
-func (t *Table) counter() (packets uint64, err error) {
-	body := parts{table: Name}.object(counterName, objCounter)
+func (t *Table) counter(name string) (packets uint64, err error) {
+	body := parts{table: Name}.object(name, objCounter)
 	err = t.sock.ask(unix.NFT_MSG_GETOBJ, inet, 0, body, func(a attrs) { packets = counterPackets(a) })
 	return packets, err
 }

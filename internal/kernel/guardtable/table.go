@@ -69,14 +69,14 @@ func Open(ref string) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.open(); err != nil {
+	if err := t.open(ref); err != nil {
 		t.sock.close()
 		return nil, fmt.Errorf("make table inet %s: %w", Name, err)
 	}
 	return t, nil
 }
 
-func (t *Table) open() (err error) {
+func (t *Table) open(ref string) (err error) {
 	if t.port, err = t.sock.portID(); err != nil {
 		return err
 	}
@@ -91,11 +91,9 @@ func (t *Table) open() (err error) {
 	if err != nil {
 		return explain(err)
 	}
-	if err := t.note(); err != nil {
-		return err
-	}
 	t.can = t.probe()
-	return nil
+	t.can.counts = t.can.counts && t.countsRight(ref)
+	return t.note()
 }
 
 // refusesOwner tells a kernel before 5.12, which knows no owners.
@@ -187,7 +185,7 @@ func (t *Table) probe() abilities {
 	return abilities{
 		policies:  try(desired{timeouts: probePolicies()}),
 		admission: try(desired{limit: limit}),
-		counts:    countsRight() && try(desired{limit: counted}),
+		counts:    try(desired{limit: counted}),
 	}
 }
 
@@ -231,7 +229,7 @@ func (t *Table) change(edit func(*desired)) error {
 // again adds to a batch the making of the table anew, where it is not known
 // what it holds.
 func (t *Table) again(p parts) error {
-	if n, err := t.counter(); err == nil {
+	if n, err := t.counter(counterName); err == nil {
 		t.dropped += n
 	}
 	is, err := t.sock.look(Name)

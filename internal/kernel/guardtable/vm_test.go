@@ -1,0 +1,60 @@
+package guardtable_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/guardtable"
+	"github.com/ctwarden/ctwarden/internal/lab"
+	"github.com/ctwarden/ctwarden/internal/lab/vm"
+)
+
+// guestModules are further modules of nftables that older kernels have apart.
+var guestModules = append([]string{"nft_objref"}, vm.NetfilterModules...)
+
+// TestOtherKernels runs the tests against the kernel on Debian's kernels: on
+// the one that knows no owners always, on the others with CTWARDEN_LONG.
+func TestOtherKernels(t *testing.T) {
+	vm.ForEach(t, func(t *testing.T, k vm.Kernel) {
+		run := "TableAsListed|KilledGuard|NextGuard|TableOfSomebodyElse|SecondGuard|NewTimeouts|Limited|GuestAbilities"
+		switch long := os.Getenv("CTWARDEN_LONG") != ""; {
+		case k.Series == "5.10":
+			run += "|ChangedByOthers"
+		case !long:
+			t.Skip("long: make kernels")
+		default:
+			run += "|NobodyElseTakesItAway|TimeoutsEndWithTheGuard|NeighboursOfLimited|Counted|CountsOrNot"
+		}
+		k.Run(t, vm.Options{Package: "./internal/kernel/guardtable", Run: "^Test(" + run + ")$", Modules: guestModules,
+			Load:     []string{"nf_conntrack", "nf_conntrack_netlink", "nf_tables"},
+			Programs: []string{"ip", "nft", "conntrack", "ping", "sh"}, MemoryMiB: 768, Timeout: 10 * time.Minute})
+	})
+}
+
+// TestGuestAbilities tells what a kernel can do.
+func TestGuestAbilities(t *testing.T) {
+	g := open(t, lab.NewHost(t, "abilities"))
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	must(t, err)
+	t.Logf("%s: persistent %v, policies %v, admission %v, counts %v", release, g.Persistent(), g.Policies(), g.Admission(), g.Counts())
+	if !g.Policies() || !g.Admission() {
+		t.Error("all kernels tested have both")
+	}
+}
+
+// TestUnsupported opens the table on a kernel that has no nf_tables.
+func TestUnsupported(t *testing.T) {
+	k := vm.Need(t, "6.1")
+	k.Run(t, vm.Options{Package: "./internal/kernel/guardtable", Run: "^TestGuestWithout$", Modules: []string{"nfnetlink"}})
+}
+
+func TestGuestWithout(t *testing.T) {
+	if _, err := guardtable.Open(""); !errors.Is(err, guardtable.ErrUnsupported) {
+		t.Errorf("Open: %v", err)
+	}
+	if found, err := guardtable.Remove(""); found || err != nil {
+		t.Errorf("Remove: %v, %v", found, err)
+	}
+}
