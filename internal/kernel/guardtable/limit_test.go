@@ -380,3 +380,33 @@ func TestManyShortOfCounted(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestCountsOrNot compares what Counts says with what the kernel does to a
+// source that has ended as many flows as it may have, and begins as many.
+func TestCountsOrNot(t *testing.T) {
+	lab.Require(t, "conntrack")
+	p := lab.Server(t)
+	p.Server.NFT(`table inet counted {
+	set s {
+		type ipv4_addr
+		size 10
+		flags dynamic
+	}
+	chain c {
+		type filter hook prerouting priority -150
+		udp dport 7000 add @s { ip saddr ct count over 100 } counter drop
+	}
+}
+`)
+	from := host(p.Client.Spoof4.Addr())
+	for i := range 2 {
+		_, err := p.Client.UDPFlood(t.Context(), netip.AddrPortFrom(p.Server.Addr4, 7000), from, 1, lab.Load{Packets: 100, First: 100 * i})
+		must(t, err)
+		p.Server.Exec("conntrack", "-D", "-p", "udp")
+	}
+	out := p.Server.Exec("nft", "list", "chain", "inet", "counted", "c")
+	right := strings.Contains(out, "counter packets 0 ")
+	if got := open(t, p.Server).Counts(); got != right {
+		t.Errorf("Counts says %v; the kernel's rule:\n%s", got, out)
+	}
+}
