@@ -203,12 +203,15 @@ var errEmpty = errors.New("no answer from the kernel")
 
 // receive reads one block of messages into c.buf. The result is valid until
 // the next call.
-func (c *Conn) receive() ([]byte, error) {
+func (c *Conn) receive() ([]byte, error) { return recvFrom(c.fd, c.buf, &c.from) }
+
+// recvFrom reads one block of messages of the kernel into b.
+func recvFrom(fd int, b []byte, from *unix.RawSockaddrNetlink) ([]byte, error) {
 	for {
 		size := uint32(unix.SizeofSockaddrNetlink)
-		n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(c.fd),
-			uintptr(unsafe.Pointer(unsafe.SliceData(c.buf))), uintptr(len(c.buf)), unix.MSG_TRUNC,
-			uintptr(unsafe.Pointer(&c.from)), uintptr(unsafe.Pointer(&size)))
+		n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_TRUNC,
+			uintptr(unsafe.Pointer(from)), uintptr(unsafe.Pointer(&size)))
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -218,12 +221,12 @@ func (c *Conn) receive() ([]byte, error) {
 			return nil, ErrLost
 		case errno != 0:
 			return nil, os.NewSyscallError("recvfrom", errno)
-		case int(n) > len(c.buf):
+		case int(n) > len(b):
 			return nil, fmt.Errorf("%w: %d bytes at once", ErrMalformed, n)
-		case c.from.Pid != 0:
+		case from.Pid != 0:
 			continue // not from the kernel
 		}
-		return c.buf[:n], nil
+		return b[:n], nil
 	}
 }
 

@@ -24,6 +24,10 @@ type Query struct {
 	// of it show births, deaths and lifetimes; they do not average out its
 	// error. Nothing that acts on single entries may rest on it.
 	Limit int
+	// Serial reads and decodes on one thread, in turns. Otherwise a large table
+	// is read by two, where there are processors for them: the entries that fn
+	// gets are then up to a few thousand behind what the kernel has sent.
+	Serial bool
 	// KeepDuplicates leaves in what the kernel sent twice.
 	KeepDuplicates bool
 	// Unknown, if set, is called with every attribute that is kept apart. The
@@ -145,8 +149,10 @@ func (r *reading) attempt(ctx context.Context, kind uint8) error {
 	if err := c.send(r.request(kind, seq)); err != nil {
 		return err
 	}
+	in := r.source()
+	defer in.stop()
 	for {
-		b, err := c.receive()
+		b, err := in.next()
 		if err != nil {
 			c.stale = true
 			return err

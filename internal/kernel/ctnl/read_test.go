@@ -258,15 +258,25 @@ func TestReplayedBucket(t *testing.T) {
 	for _, keep := range []bool{true, false} {
 		h, c := newTable(t)
 		create(t, c, flows(100_000)...)
-		twice, s := readAndDelete(t, c, dial(t, h).NewBatch(), ctnl.Query{KeepDuplicates: keep})
+		twice, s := readAndDelete(t, c, dial(t, h).NewBatch(), 400, ctnl.Query{KeepDuplicates: keep, Serial: true})
 		t.Logf("%d came twice, %d duplicates dropped", twice, s.Duplicates)
 		if keep && twice == 0 || !keep && (twice != 0 || s.Duplicates == 0) {
 			t.Errorf("duplicates kept: %t, entries that came twice: %d, %+v", keep, twice, s)
 		}
 	}
+	// Read by two threads, the deletions must reach further ahead.
+	h, c := newTable(t)
+	create(t, c, flows(100_000)...)
+	twice, s := readAndDelete(t, c, dial(t, h).NewBatch(), 10_000, ctnl.Query{})
+	t.Logf("by two threads: %d came twice, %d duplicates dropped", twice, s.Duplicates)
+	if twice != 0 {
+		t.Errorf("by two threads: %d came twice, %+v", twice, s)
+	}
 }
 
-func readAndDelete(t *testing.T, c *ctnl.Conn, b *ctnl.Batch, q ctnl.Query) (twice int, s ctnl.Summary) {
+// readAndDelete deletes at every reach-th entry two thirds of the reach next
+// ones.
+func readAndDelete(t *testing.T, c *ctnl.Conn, b *ctnl.Batch, reach int, q ctnl.Query) (twice int, s ctnl.Summary) {
 	t.Helper()
 	order, _ := dump(t, c, ctnl.Query{})
 	at := make(map[ct.Tuple]int, len(order))
@@ -281,8 +291,7 @@ func readAndDelete(t *testing.T, c *ctnl.Conn, b *ctnl.Batch, q ctnl.Query) (twi
 		}
 		seen[f.Orig] = true
 		if i := at[f.Orig]; i >= until {
-			// Two block boundaries ahead.
-			until = i + 400
+			until = i + reach // 400 are two block boundaries
 			for j := i + 1; j < min(until, len(order)); j++ {
 				if j%3 == 0 {
 					continue
