@@ -32,6 +32,9 @@ type decoder struct {
 func (d *decoder) entry(b attrs, f *ct.Flow) error {
 	reset(f)
 	for {
+		if !d.general {
+			b = usual(b, f)
+		}
 		a, rest, more := b.next()
 		if !more {
 			break
@@ -185,9 +188,6 @@ func (d *decoder) nest(a attr, f *ct.Flow, known func(attr) bool) {
 }
 
 func (d *decoder) tuple(a attr, f *ct.Flow, t *ct.Tuple, zone *uint16) bool {
-	if !d.general && tuple4(a.val, t) {
-		return true
-	}
 	in := attrs(a.val)
 	for {
 		sub, rest, more := in.next()
@@ -268,9 +268,6 @@ func protoAttr(a attr, t *ct.Tuple) (ok bool) {
 }
 
 func (d *decoder) protoInfo(a attr, f *ct.Flow) bool {
-	if !d.general && tcpState(a.val, f) {
-		return true
-	}
 	in := attrs(a.val)
 	for {
 		sub, rest, more := in.next()

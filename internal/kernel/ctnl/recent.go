@@ -2,6 +2,7 @@ package ctnl
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/ctwarden/ctwarden/ct"
 )
@@ -49,10 +50,18 @@ func slot(key uint64) uint64 { return key * 0x9e3779b97f4a7c15 >> (64 - recentBi
 // millions some ids occur twice. It is never 0.
 func recentKey(f *ct.Flow) uint64 {
 	t := &f.Orig
-	src, dst := t.Src.As16(), t.Dst.As16()
 	key := uint64(f.ID)<<32 | uint64(t.SrcPort)<<16 | uint64(t.DstPort)
 	key ^= uint64(t.ICMPID)<<16 | uint64(t.ICMPType)<<8 | uint64(t.Proto)
-	key += binary.BigEndian.Uint64(src[8:]) * 0x9e3779b97f4a7c15
-	key += binary.BigEndian.Uint64(dst[8:]) * 0xc2b2ae3d27d4eb4f
+	key += low64(t.Src)*0x9e3779b97f4a7c15 + low64(t.Dst)*0xc2b2ae3d27d4eb4f
 	return key | 1<<63
+}
+
+// low64 returns the lower half of an address, for IPv4 all of it.
+func low64(a netip.Addr) uint64 {
+	if a.Is4() {
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:]))
+	}
+	b := a.As16()
+	return binary.BigEndian.Uint64(b[8:])
 }
