@@ -62,6 +62,9 @@ type evictor struct {
 	guard  *evict.Guard
 	owners *owners
 	chosen *evict.Selection
+	// preview is made while the table is read, which costs no time where the
+	// kernel is the slower; nil where a second reading decides.
+	preview *evict.Preview
 	read   uint64 // entries in the table
 	spared [evict.NumReasons]uint64
 	report evictReport
@@ -170,6 +173,9 @@ func (e *evictor) choose(ctx context.Context) error {
 	clock := newClock(e.env.Now)
 	at := e.table.context(e.env.Now())
 	at.Former = e.formerTimeouts()
+	if !e.usesTime() {
+		e.preview = evict.NewPreview(e.neighbourhood())
+	}
 	sum, err := e.table.each(ctx, e.filter, at, func(f *ct.Flow) error {
 		if f.Status.Any(ct.StatusDying) || changed[f.ID] {
 			return nil
@@ -177,6 +183,9 @@ func (e *evictor) choose(ctx context.Context) error {
 		if r, spared := e.guard.Spares(f); spared {
 			e.spared[r]++
 			return nil
+		}
+		if e.preview != nil {
+			e.preview.Add(f)
 		}
 		return e.chosen.Add(f, clock.read())
 	})

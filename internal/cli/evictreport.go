@@ -52,13 +52,21 @@ func (e *evictor) begin() {
 	}
 }
 
+// neighbourhood is what a preview needs to know.
+func (e *evictor) neighbourhood() evict.Surroundings {
+	return evict.Surroundings{Owners: e.owners.orNil(), SoftSeconds: uint32(e.soft.Seconds()),
+		Passing: func(f *ct.Flow) bool { return !e.local(f) }}
+}
+
 // shown is how many of each kind of group a preview tells.
 const shown = 5
 
 // describe completes the preview and prints it.
 func (e *evictor) describe() {
-	p := e.chosen.Preview(evict.Surroundings{Owners: e.owners.orNil(), SoftSeconds: uint32(e.soft.Seconds()),
-		Passing: func(f *ct.Flow) bool { return !e.local(f) }})
+	p := e.preview
+	if p == nil {
+		p = e.chosen.Preview(e.neighbourhood())
+	}
 	r := &e.report
 	r.Entries, r.Selected, r.BelowFloor = e.read, p.Selected, p.BelowFloor
 	r.Translated, r.Replied, r.Unreplied = p.Translated, p.Replied, p.Unreplied

@@ -20,6 +20,8 @@ type Preview struct {
 	// source, by destination with its port, and by local process; Owners is nil
 	// if nobody could name those.
 	Classes, Sources, Targets, Owners *flowgroup.Table
+
+	around Surroundings
 }
 
 // Surroundings are what a preview needs to know of the machine.
@@ -29,25 +31,38 @@ type Surroundings struct {
 	SoftSeconds uint32              // timeout to be given, 0 for deletion
 }
 
-// Preview describes the selection.
-func (s *Selection) Preview(o Surroundings) *Preview {
-	p := &Preview{Selected: len(s.entries), Classes: groups("proto,state", nil),
-		Sources: groups("src", nil), Targets: groups("dst,proto,dport", nil)}
-	tables := []*flowgroup.Table{p.Classes, p.Sources, p.Targets}
+// NewPreview starts a preview; Add what is selected.
+func NewPreview(o Surroundings) *Preview {
+	p := &Preview{around: o, Classes: groups("proto,state", nil), Sources: groups("src", nil), Targets: groups("dst,proto,dport", nil)}
 	if o.Owners != nil {
 		p.Owners = groups("process", o.Owners)
-		tables = append(tables, p.Owners)
 	}
+	return p
+}
+
+// Add takes in one entry.
+func (p *Preview) Add(f *ct.Flow) {
+	p.Selected++
+	p.Classes.Add(f)
+	p.Sources.Add(f)
+	p.Targets.Add(f)
+	if p.Owners != nil {
+		p.Owners.Add(f)
+	}
+	p.count(f)
+	o := &p.around
+	if o.SoftSeconds > 0 && max(o.SoftSeconds, uint32(hardFloor(f))) < Floor(f) && o.Passing(f) {
+		p.BelowFloor++
+	}
+}
+
+// Preview describes the selection as it is.
+func (s *Selection) Preview(o Surroundings) *Preview {
+	p := NewPreview(o)
 	for i := range s.entries {
 		rec := s.read(&s.entries[i])
 		f := rec.Flow()
-		for _, t := range tables {
-			t.Add(&f)
-		}
-		p.count(&f)
-		if o.SoftSeconds > 0 && s.softFor(&s.entries[i], o.SoftSeconds) < Floor(&f) && o.Passing(&f) {
-			p.BelowFloor++
-		}
+		p.Add(&f)
 	}
 	return p
 }
