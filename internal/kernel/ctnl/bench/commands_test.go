@@ -71,6 +71,7 @@ func commands(t *testing.T, n int) {
 	fmt.Printf("\ncommands on %d entries\n\n", n)
 	all["conntrack -L | awk | sort | …"] = all[shellBySrc]
 	report([]string{"bare receive loop", listBySrc, listLines, "conntrack -L | awk | sort | …"}, all, "bare receive loop", n)
+	emptied(t, ns)
 	evictions(t, n)
 }
 
@@ -88,10 +89,12 @@ func evictions(t *testing.T, n int) {
 				all[reaping] = append(all[reaping], measure(t, reaping, ns))
 			}
 			expect(t, ns, n-n/5)
+			emptied(t, ns)
 		}
 	}
 	ns, _ := filled(t, n)
 	all[deleteTool] = append(all[deleteTool], measureTool(t, ns, "conntrack", "-D", "-s", prefix.String()))
+	emptied(t, ns)
 	fmt.Printf("\n%d of %d entries by prefix: whole commands\n\n", n/5, n)
 	report([]string{evictCmd, evictSoft, reaping, deleteTool}, all, evictCmd, n/5)
 }
