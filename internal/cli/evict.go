@@ -65,9 +65,9 @@ type evictor struct {
 	// preview is made while the table is read, which costs no time where the
 	// kernel is the slower; nil where a second reading decides.
 	preview *evict.Preview
-	read   uint64 // entries in the table
-	spared [evict.NumReasons]uint64
-	report evictReport
+	read    uint64 // entries in the table
+	spared  [evict.NumReasons]uint64
+	report  evictReport
 }
 
 func newEvict(env *Env) *cobra.Command {
