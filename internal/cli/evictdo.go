@@ -115,7 +115,7 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal) error {
 	}
 	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, e.soft, e.report.ID)
 	if sleep(ctx, e.soft+time.Second) != nil {
-		return nil // interrupted: the timeouts run down all the same
+		return nil //nolint:nilerr // interrupted: the timeouts run down all the same
 	}
 	survived := uint64(0)
 	// A dump removes what has expired as it passes: this is the reaping, too.
