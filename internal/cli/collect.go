@@ -221,13 +221,16 @@ func readTree(ctx context.Context, env *Env, root string) (in diagnose.Input, er
 		return in, err
 	}
 	defer remove()
-	in.Now = recordedAt(env, root)
+	at, zone, known := recorded.TakenAt(root)
+	if in.Now = at; !known {
+		in.Now = recordedAt(env, root)
+	}
 	if in.Snapshot, err = observe.Machine(ctx, observe.Options{Root: staged}); err != nil {
 		return in, err
 	}
 	in.Snapshot.Time = in.Now
 	in.Owners = observe.Owners(ctx, staged, in.Snapshot)
-	to := klog.NewCollector(klog.Options{Now: in.Now, Version: in.Snapshot.Version})
+	to := klog.NewCollector(klog.Options{Now: in.Now, Version: in.Snapshot.Version, Location: zone})
 	in.Blind = logsrc.Machine(ctx, to, logsrc.Options{Root: root, Now: in.Now})
 	in.Log = to.Report()
 	return in, nil
@@ -237,7 +240,7 @@ func readTree(ctx context.Context, env *Env, root string) (in diagnose.Input, er
 // or the folder itself.
 func recordedAt(env *Env, root string) (at time.Time) {
 	at = env.Now()
-	for _, name := range []string{"proc/uptime", "proc/meminfo", "."} {
+	for _, name := range []string{"sos_commands/kernel/uname_-a", "proc/uptime", "proc/meminfo", "."} {
 		if st, err := os.Stat(filepath.Join(root, name)); err == nil && st.ModTime().Before(at) {
 			return st.ModTime()
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,5 +89,43 @@ func TestCheckFromTree(t *testing.T) {
 	code, stdout, stderr := runCommand("check", "--from", root)
 	if code != ExitFound || !strings.Contains(stdout, "65,536 of 65,536") || !strings.Contains(stdout, "host db7, kernel 5.14.0-503.el9.x86_64") {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestCheckFromSOSReport reads what sos itself laid out; testdata/sosreport
+// says how it came about. Its figures are those of the files: 568 entries of
+// 10.0.3.7 among 600, to 160 addresses, 1,601 refusals, 20 lines of log.
+func TestCheckFromSOSReport(t *testing.T) {
+	code, stdout, stderr := runCommand("check", "--json", "--from", "testdata/sosreport")
+	if code != ExitFound || stderr != "" {
+		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	var a answer
+	if err := json.Unmarshal([]byte(stdout), &a); err != nil {
+		t.Fatal(err)
+	}
+	s := a.Snapshot
+	if got := s.Time.UTC().Format(time.DateTime); got != "2026-11-25 22:55:04" || s.Host != "gw1" || s.Release != "6.18.44" {
+		t.Errorf("taken at %s on %s, kernel %s", got, s.Host, s.Release)
+	}
+	if s.Limits.Count.Or(0) != 600 || s.Limits.Max.Or(0) != 600 || s.Counters.Drop != 893+708 || s.Counters.EarlyDrop != 27+24 {
+		t.Errorf("limits %+v, counters %+v", s.Limits, s.Counters)
+	}
+	if s.UptimeSeconds.Or(0) != 1795647304-1795644861 {
+		t.Errorf("up for %v s", s.UptimeSeconds)
+	}
+	if !s.Census.Complete || s.Census.Entries != 600 {
+		t.Errorf("census %+v", s.Census)
+	}
+	if len(a.Log.Episodes) != 1 || a.Log.Episodes[0].Lines != 20 {
+		t.Errorf("episodes %+v", a.Log.Episodes)
+	}
+	for _, code := range []string{"scan-outbound", "one-source", "table-full", "early-drop-defeated", "setting-not-live"} {
+		if a.finding(code) == nil {
+			t.Errorf("no %s among %q", code, a.codes())
+		}
+	}
+	if len(a.Findings) != 5 || len(a.Blind) != 0 || !strings.Contains(a.Verdict.Text, "one host, 10.0.3.7, scans outward") {
+		t.Errorf("%s\nfindings %q\nnot seen %+v", a.Verdict.Text, a.codes(), a.Blind)
 	}
 }

@@ -64,6 +64,8 @@ func Machine(ctx context.Context, to Collector, o Options) []ct.Blind {
 	if o.Root == "" {
 		note(ringBuffer(to, o.Now))
 		note(logread(ctx, to, o))
+	} else {
+		blind = append(blind, outputs(ctx, to, o)...)
 	}
 	return append(blind, files(ctx, to, o)...)
 }

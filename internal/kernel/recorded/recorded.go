@@ -18,7 +18,9 @@ import (
 
 // places are the folders of a machine that are read, besides its logs.
 var places = []string{"/proc", "/sys/module", "/etc", "/usr/lib/sysctl.d", "/usr/local/lib/sysctl.d", "/run/sysctl.d",
-	"/usr/lib/modprobe.d", "/run/modprobe.d", "/usr/lib/modules-load.d", "/lib/systemd", "/usr/lib/systemd"}
+	"/usr/lib/modprobe.d", "/usr/local/lib/modprobe.d", "/run/modprobe.d", "/usr/lib/modules-load.d", "/run/modules-load.d",
+	"/usr/lib/udev/rules.d", "/usr/lib/tuned", "/usr/lib/systemd",
+	"/lib/sysctl.d", "/lib/modprobe.d", "/lib/modules-load.d", "/lib/systemd"}
 
 const (
 	maxFiles = 20_000
@@ -40,7 +42,9 @@ func Stage(root string) (dir string, remove func(), err error) {
 	remove = func() { os.RemoveAll(dir) }
 	s := &stage{from: rootfs.Tree{Root: root}, to: dir}
 	for _, p := range places {
-		err = errors.Join(err, s.copy(p, 0))
+		if real, rerr := s.from.Resolve(p); rerr == nil && real == p { // /lib may be /usr/lib
+			err = errors.Join(err, s.copy(p, 0))
+		}
 	}
 	err = errors.Join(err, s.sosreport())
 	if err != nil {
@@ -103,28 +107,6 @@ func (s *stage) write(name string, data []byte) error {
 	return err
 }
 
-// sosreport writes the settings, name and release that sos has as the output
-// of sysctl and uname, where the files themselves are missing.
-func (s *stage) sosreport() error {
-	if text, err := s.from.ReadFile("/sos_commands/kernel/sysctl_-a"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			key, value, ok := strings.Cut(strings.TrimSpace(line), " = ")
-			if !ok || !wanted(key) {
-				continue
-			}
-			if err := s.fill(path.Join("/proc/sys", strings.ReplaceAll(key, ".", "/")), value); err != nil {
-				return err
-			}
-		}
-	}
-	text, err := s.from.ReadFile("/sos_commands/kernel/uname_-a")
-	f := strings.Fields(string(text))
-	if err != nil || len(f) < 3 || f[0] != "Linux" {
-		return nil
-	}
-	return errors.Join(s.fill("/proc/sys/kernel/hostname", f[1]), s.fill("/proc/sys/kernel/osrelease", f[2]))
-}
-
 // wanted says which settings a diagnosis reads.
 func wanted(key string) bool {
 	for _, p := range []string{"net.netfilter.", "net.nf_conntrack", "net.ipv4.netfilter.", "net.ipv4.ip_conntrack",
@@ -136,10 +118,12 @@ func wanted(key string) bool {
 	return false
 }
 
-// fill writes a file unless it is there.
-func (s *stage) fill(name, value string) error {
+// fill writes a file of one line unless it is there.
+func (s *stage) fill(name, value string) error { return s.fillRaw(name, value+"\n") }
+
+func (s *stage) fillRaw(name, data string) error {
 	if _, err := os.Lstat(filepath.Join(s.to, name)); err == nil {
 		return nil
 	}
-	return s.write(name, []byte(value+"\n"))
+	return s.write(name, []byte(data))
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,5 +70,47 @@ func TestStageIsBounded(t *testing.T) {
 	}
 	if _, _, err := Stage(root); !errors.Is(err, ErrTooMuch) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestSOS fills in what sos has as the output of commands: processes by ps,
+// entries and counters by conntrack, whose last word stands in the midst of an
+// entry, the uptime by two clocks.
+func TestSOS(t *testing.T) {
+	root := t.TempDir()
+	put(t, root, "sos_commands/process/ps_auxwwwm", "USER       PID %CPU %MEM    VSZ   RSS TTY      STAT START   TIME COMMAND\n"+
+		"root       812  0.1  0.2 748212 40000 ?        -    10:00   0:03 /usr/local/bin/kube-proxy --conntrack-min=200000 --v=2\n"+
+		"root         -  0.0    -      -     - -        Ssl  10:00   0:00 -\n"+
+		"root        12  0.0  0.0      0     0 ?        -    10:00   0:00 [kworker/0:1]\n")
+	put(t, root, "sos_commands/conntrack/conntrack_-L_-o_extended",
+		"ipv4     2 tcp      6 116 SYN_SENT src=10.0.3.7 dst=198.51.100.62 sport=25272 dport=80 [UNREPLIEDconntrack v1.4.7 (conntrack-tools): 1 flow entries have been shown.\n"+
+			"] src=198.51.100.62 dst=203.0.113.2 sport=80 dport=25272 mark=0 use=1\n")
+	put(t, root, "sos_commands/conntrack/conntrack_-S", "cpu=0   \tfound=0 invalid=3 insert=0 insert_failed=0 drop=893 early_drop=27 error=0 search_restart=0 clash_resolve=0 chaintoolong=1 \n")
+	put(t, root, "sos_commands/date/date", "Wed Nov 25 11:55:04 PM CET 2026\n")
+	put(t, root, "sos_commands/date/date_--utc", "Wed Nov 25 22:55:04 UTC 2026\n")
+	put(t, root, "proc/stat", "cpu  1 2 3\nbtime 1795644861\n")
+	put(t, root, "sos_commands/systemd/systemctl_status_--all", "")
+	dir, remove, err := Stage(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove()
+	for name, want := range map[string]string{
+		"proc/812/comm": "kube-proxy\n", "proc/812/cmdline": "/usr/local/bin/kube-proxy\x00--conntrack-min=200000\x00--v=2\x00", "proc/12/comm": "",
+		"proc/net/nf_conntrack": "ipv4     2 tcp      6 116 SYN_SENT src=10.0.3.7 dst=198.51.100.62 sport=25272 dport=80 [UNREPLIED] src=198.51.100.62 dst=203.0.113.2 sport=80 dport=25272 mark=0 use=1\n",
+		"proc/net/stat/nf_conntrack": "entries found invalid insert insert_failed drop early_drop search_restart clashres chainlength\n" +
+			"00000000 00000000 00000003 00000000 00000000 0000037d 0000001b 00000000 00000000 00000001\n",
+		"proc/uptime": "2443.00 0.00\n",
+	} {
+		got, err := os.ReadFile(filepath.Join(dir, name))
+		if string(got) != want || (err == nil) != (want != "") {
+			t.Errorf("%s holds %q, want %q (%v)", name, got, want, err)
+		}
+	}
+	if st, err := os.Stat(filepath.Join(dir, "run/systemd/system")); err != nil || !st.IsDir() {
+		t.Error("not known to be booted by systemd")
+	}
+	if _, zone, ok := TakenAt(root); !ok || zone.String() != "" || time.Date(2026, 11, 25, 0, 0, 0, 0, zone).UTC().Hour() != 23 {
+		t.Errorf("zone %v, %v", zone, ok)
 	}
 }
