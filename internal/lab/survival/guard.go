@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,7 @@ type guard struct {
 	lines   []logLine
 	written chan struct{}
 	once    sync.Once
+	gone    chan error
 	ended   error
 }
 
@@ -83,7 +85,7 @@ func startGuard(f *field, d Defence) *guard {
 	if err != nil {
 		f.t.Fatalf("survival: %v", err)
 	}
-	defer ready.Close()
+	f.t.Cleanup(func() { ready.Close() }) // it goes on to speak to its manager
 	g.cmd = exec.Command(f.p.Binary, args...)
 	g.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -92,7 +94,7 @@ func startGuard(f *field, d Defence) *guard {
 		f.t.Fatalf("survival: %v", err)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = w, w
-	if err := g.cmd.Start(); err != nil {
+	if err := g.start(); err != nil {
 		f.t.Fatalf("survival: start the guard: %v", err)
 	}
 	w.Close()
@@ -105,8 +107,25 @@ func startGuard(f *field, d Defence) *guard {
 	return g
 }
 
+// start starts the process and waits for it on a thread that lives as long as
+// the process: the kernel kills the child of a thread that ends.
+func (g *guard) start() error {
+	started := make(chan error)
+	g.gone = make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := g.cmd.Start()
+		started <- err
+		if err == nil {
+			g.gone <- g.cmd.Wait()
+		}
+	}()
+	return <-started
+}
+
 // fixedMax is the configuration of [GuardFixed].
-const fixedMax = "headroom: off\n"
+const fixedMax = "means:\n  headroom: false\n"
 
 func notifySocket(path string) (*net.UnixConn, error) {
 	return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -169,7 +188,7 @@ func (g *guard) stop() error {
 	g.once.Do(func() {
 		_ = g.cmd.Process.Signal(syscall.SIGTERM)
 		kill := time.AfterFunc(30*time.Second, func() { _ = g.cmd.Process.Kill() })
-		g.ended = g.cmd.Wait()
+		g.ended = <-g.gone
 		if !kill.Stop() {
 			g.ended = errors.New("did not end within 30 s of SIGTERM")
 		}

@@ -38,7 +38,7 @@ func TestMatrix(t *testing.T) {
 	p.Max, p.Packets, p.Handshakes, p.Accounting = *wantMax, *wantPackets, *wantShakes, *wantAcct
 	for _, s := range Scenarios {
 		for _, d := range Defences {
-			if !chosen(*wantScenarios, s.Name, strings.HasPrefix) || !chosen(*wantDefences, string(d), equal) || !d.applies(s) {
+			if !chosen(*wantScenarios, s.Name, begins) || !chosen(*wantDefences, string(d), equal) || !d.applies(s) {
 				continue
 			}
 			for run := range *wantRuns {
@@ -69,6 +69,15 @@ func one(t *testing.T, s *Scenario, d Defence, p Params, run int) Result {
 }
 
 func equal(s, want string) bool { return s == want }
+
+// begins matches the beginning of a scenario's name, or all of it where that is
+// the name of another.
+func begins(s, want string) bool {
+	if _, err := Find(want); err == nil {
+		return s == want
+	}
+	return strings.HasPrefix(s, want)
+}
 
 // chosen reports whether one of a list names something; an empty list names
 // everything.

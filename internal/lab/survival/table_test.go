@@ -13,7 +13,7 @@ var update = flag.Bool("update", false, "make the table in docs/survival.md anew
 const (
 	doc     = "../../../docs/survival.md"
 	results = "../../../docs/survival"
-	begins  = "<!-- results -->\n"
+	opens   = "<!-- results -->\n"
 	ends    = "<!-- end of results -->\n"
 )
 
@@ -23,7 +23,7 @@ func TestTableIsOfTheResults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, rest, ok1 := strings.Cut(string(text), begins)
+	head, rest, ok1 := strings.Cut(string(text), opens)
 	table, tail, ok2 := strings.Cut(rest, ends)
 	if !ok1 || !ok2 {
 		t.Fatalf("%s has no place for the results", doc)
@@ -52,7 +52,7 @@ func TestTableIsOfTheResults(t *testing.T) {
 	}
 	want := "\n" + Table(all) + "\n"
 	if *update {
-		if err := os.WriteFile(doc, []byte(head+begins+want+ends+tail), 0o644); err != nil {
+		if err := os.WriteFile(doc, []byte(head+opens+want+ends+tail), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
