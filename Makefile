@@ -63,6 +63,12 @@ sim-diff:
 	$(GO) test -count 1 -timeout 180m ./internal/lab/simdiff -v \
 		-simdiff.sequences=$(SIM_SEQUENCES) -simdiff.guest=$(SIM_GUEST_SEQUENCES)
 
+# An hour of 20,000 connections a second, packet by packet and thinned, and a
+# thinned day: processor time, and how far apart they are. A quarter of an hour.
+.PHONY: sim-hour
+sim-hour:
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v -run '^TestHourAndDay$$' ./internal/simulate
+
 # The model's speed and memory with 65,536, 1 M and 10 M live flows.
 bench-sim:
 	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live 65536,1048576,10000000

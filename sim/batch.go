@@ -58,6 +58,9 @@ func (t *Table) warm(b *batch, n int) {
 	if m > 0 {
 		t.follow(&fresh, m)
 		heat += t.entries[t.free].ports
+		if t.max != 0 && t.count+m > t.max {
+			heat += t.warmVictims(b, n)
+		}
 	}
 	if len(t.sides) > 0 {
 		for i := range n {
@@ -66,6 +69,18 @@ func (t *Table) warm(b *batch, n int) {
 		}
 	}
 	t.heat = heat
+}
+
+// warmVictims fetches the first entries of the buckets in which early drop would
+// search.
+func (t *Table) warmVictims(b *batch, n int) (heat uint32) {
+	for i := range n {
+		from := int(t.bucket(b.hashes[i]))
+		for _, l := range t.heads[from:min(from+t.rules.evictBuckets, len(t.heads))] {
+			heat += t.entries[l>>1].deadline
+		}
+	}
+	return heat
 }
 
 // follow walks the chains of keys and returns the links at which they probably

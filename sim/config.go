@@ -21,6 +21,11 @@ type Config struct {
 	// of source and destination. A non-nil empty list means that NAT is
 	// configured but nothing matches.
 	NAT []NATRule
+	// Scale is the part of a real table that this one stands for, above 0 and at
+	// most 1; 0 is all of it. Whoever thins the traffic divides Max and Buckets
+	// too, so that fill and chains stay what they are; the table then thins what
+	// the kernel budgets by the pass: how much garbage collection does at a time.
+	Scale float64
 	// Seed drives all that the kernel draws at random.
 	Seed uint64
 
@@ -77,6 +82,9 @@ func (c *Config) validate() error {
 		return fmt.Errorf("buckets %d is not between 1 and %d", c.Buckets, 1<<30)
 	case c.Knobs.HZ < 1 || c.Knobs.HZ > 10000:
 		return fmt.Errorf("HZ %d is not between 1 and 10000", c.Knobs.HZ)
+	}
+	if !(c.Scale >= 0 && c.Scale <= 1) {
+		return fmt.Errorf("scale %g is not between 0 and 1", c.Scale)
 	}
 	for i := range c.NAT {
 		if err := c.NAT[i].validate(); err != nil {

@@ -88,13 +88,15 @@ type Tally struct {
 	Assured int
 	Expired int // entries that count though their timeout has passed
 	States  map[ct.Proto]*[ct.NumDCCPStates]int
+	Replied map[ct.Proto]int // entries that have seen a reply
 }
 
 // Tally counts the entries by state in one pass over the table, without
 // touching it.
 func (t *Table) Tally() Tally {
-	s := Tally{States: make(map[ct.Proto]*[ct.NumDCCPStates]int)}
+	s := Tally{States: make(map[ct.Proto]*[ct.NumDCCPStates]int), Replied: make(map[ct.Proto]int)}
 	var row *[ct.NumDCCPStates]int
+	var replied [256]int
 	last := ct.Proto(255)
 	for i := range t.entries {
 		e := &t.entries[i]
@@ -112,6 +114,12 @@ func (t *Table) Tally() Tally {
 			}
 		}
 		row[e.state]++
+		replied[last] += b2i(e.has(ct.StatusSeenReply))
+	}
+	for p, n := range replied {
+		if n > 0 {
+			s.Replied[ct.Proto(p)] = n
+		}
 	}
 	return s
 }

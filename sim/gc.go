@@ -12,13 +12,15 @@ const (
 )
 
 type gcState struct {
-	due     Time   // when the next slice runs
-	next    uint32 // bucket at which it starts
-	pressed bool   // an allocation failed since the flag was last cleared
+	due     Time    // when the next slice runs
+	next    uint32  // bucket at which it starts
+	pressed bool    // an allocation failed since the flag was last cleared
+	scale   float64 // see [Config.Scale]
 	// Adaptive kernels.
-	begin Time
-	mean  int64 // jiffies
-	seen  int64
+	allowed float64 // evictions left over from slices before
+	begin   Time
+	mean    int64 // jiffies
+	seen    int64
 	// 4.12 to 5.14.
 	interval int64 // jiffies
 
@@ -151,18 +153,21 @@ func (t *Table) gcScan() Time {
 	hz := int64(t.knobs.HZ)
 	g := &t.gc
 	if g.next == 0 {
-		g.mean, g.seen, g.begin = 60*hz, t.rules.gcInitial, t.now
+		g.mean, g.seen, g.begin = 60*hz, max(int64(float64(t.rules.gcInitial)*g.scale), 1), t.now
 	}
-	limit, budget, spent := t.threshold(), 64000/hz, int64(0)
-	var evicted int64
+	// The kernel stops when it has gone over its budget by one.
+	g.allowed += float64(64000/hz+1) * g.scale
+	limit, spent := t.threshold(), int64(0)
+	spend := int64(gcSliceNanos * g.scale)
 	for ; int(g.next) < len(t.heads); g.next++ {
-		if spent > gcSliceNanos {
-			return Time(spent)
+		if spent > spend {
+			g.endSlice()
+			return Time(float64(spent) / g.scale)
 		}
 		spent += gcBucketNanos
 		before := t.count
 		for l := t.heads[g.next]; l != 0; {
-			if evicted > budget {
+			if g.allowed < 1 {
 				// The flag goes down unless the pass is overdue.
 				if t.now-g.begin < 60e9 {
 					g.pressed = false
@@ -173,7 +178,7 @@ func (t *Table) gcScan() Time {
 			e := &t.entries[l>>1]
 			if e.expired(t.jiffies) {
 				l = t.reap(l)
-				evicted++
+				g.allowed--
 				continue
 			}
 			g.seen++
@@ -181,7 +186,7 @@ func (t *Table) gcScan() Time {
 			g.mean += (left - g.mean) / g.seen
 			if limit != 0 && t.count >= limit && canEvict(e) {
 				l = t.evict(l, CauseGC)
-				evicted++
+				g.allowed--
 				continue
 			}
 			g.note(e.deadline)
@@ -190,10 +195,15 @@ func (t *Table) gcScan() Time {
 		g.look(t.count != before)
 	}
 	g.next = 0
+	g.endSlice()
 	g.pressed = false
 	wait := Time(min(max(g.mean, hz), 60*hz)) * t.tick
 	return max(wait-max(t.now-g.begin, t.tick), t.tick)
 }
+
+// endSlice lets what was not used of the budget go; on a thinned table as much
+// of it stays as stands for less than one entry.
+func (g *gcState) endSlice() { g.allowed = min(g.allowed, 1-g.scale) }
 
 // canEvict reports whether collection may take a live entry under pressure
 // (gc_worker_can_early_drop).

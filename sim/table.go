@@ -38,6 +38,7 @@ type Table struct {
 	// count is what nf_conntrack_count shows: confirmed and unconfirmed
 	// entries, expired ones that nothing has walked over included.
 	count int
+	peak  int    // the largest count
 	heat  uint32 // of [Table.warm]: keeps its loads from being left out
 
 	gc       gcState
@@ -70,6 +71,10 @@ func New(c Config) (*Table, error) {
 		tick: Time(1e9 / c.Knobs.HZ), rng: rand.NewPCG(c.Seed, 0x63747761726465),
 		heads: make([]int32, c.Buckets),
 	}
+	if c.Scale == 0 {
+		c.Scale = 1
+	}
+	t.gc.scale = c.Scale
 	t.rules = &t.era.rules
 	for i := range t.secret {
 		t.secret[i] = t.rng.Uint64() | 1
@@ -103,6 +108,9 @@ func (t *Table) Now() Time { return t.now }
 // Count returns what nf_conntrack_count shows: all entries in the table and in
 // flight, with the expired that nothing has walked over yet.
 func (t *Table) Count() int { return t.count }
+
+// Peak returns the largest count so far, that of packets in flight included.
+func (t *Table) Peak() int { return t.peak }
 
 // Counters returns the counters of conntrack -S. They are 32 bits wide and wrap.
 func (t *Table) Counters() ct.Counters { return t.counters }
@@ -277,6 +285,7 @@ func (t *Table) alloc(h uint32) int32 {
 		t.logFull()
 		return 0
 	}
+	t.peak = max(t.peak, t.count)
 	i := t.free
 	if i != 0 {
 		t.free = t.entries[i].next[0]

@@ -5,20 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ctwarden/ctwarden/ct"
-	"github.com/ctwarden/ctwarden/internal/capture"
 	"github.com/ctwarden/ctwarden/internal/observe"
 	"github.com/ctwarden/ctwarden/internal/simulate"
-	"github.com/ctwarden/ctwarden/internal/workload"
 	"github.com/ctwarden/ctwarden/sim"
 )
 
@@ -28,8 +23,13 @@ settings would change about it. It touches nothing on the machine.
 
 Traffic is a workload file (YAML; see docs/workload.md) or packet captures (pcap
 or pcapng, plain, gzip or zstd; several are merged; "-" is standard input).
+Captures may be of any length; Ctrl-C ends one that never does, and the result is
+what was seen until then.
 
 Each --set is one configuration; all see the same packets.
+
+A long workload is thinned with --scale: with 0.05 one connection in twenty is
+simulated, on a table a twentieth of the size; all figures are those of the whole.
 
 Exit code 0: at least one setting refuses nothing. 1: every setting refuses
 packets. 2: it could not be simulated.`
@@ -38,9 +38,6 @@ const simulateExample = `  ctwarden simulate attack.yaml --set max=262144 --set 
   ctwarden simulate capture.pcap.gz --set-from live --set tcp_timeout_time_wait=30
   ctwarden simulate attack.yaml --find max --target 'refused == 0'
   ctwarden simulate attack.yaml --set default -o html > attack.html`
-
-// maxKept bounds the packets of standard input that several settings are to see.
-const maxKept = 20_000_000
 
 type simulator struct {
 	env     *Env
@@ -70,7 +67,7 @@ func newSimulate(env *Env) *cobra.Command {
 	fs.StringVar(&s.from, "set-from", "default", "the base: default (of the kernel era) or live (this machine)")
 	fs.StringVar(&s.era, "era", "", "kernel era: "+strings.Join(eraNames(), ", ")+" (default this machine's)")
 	fs.Uint64Var(&s.seed, "seed", 0, "seed of all that is random (default the workload's)")
-	fs.Float64Var(&s.scale, "scale", 1, "thin a workload, its limit and its buckets by this factor, 0 to 1")
+	fs.Float64Var(&s.scale, "scale", 1, "simulate this part of a workload, 0 to 1, on a table as much smaller")
 	fs.StringVar(&s.find, "find", "", "search the smallest value of this key that meets --target")
 	fs.IntVar(&s.low, "from", 1, "the search's lower end")
 	fs.IntVar(&s.high, "to", 8<<20, "the search's upper end")
@@ -105,24 +102,32 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 	if err != nil {
 		return err
 	}
-	traffic, err := s.traffic(files, max(len(s.sets), 1) > 1 || s.find != "")
-	if err != nil {
-		return err
-	}
-	if s.find != "" {
-		return s.search(ctx, base, traffic)
-	}
 	settings, err := s.settings(base)
 	if err != nil {
 		return err
 	}
+	in, err := s.input(files)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	if s.find != "" {
+		return s.search(ctx, settings[0], in)
+	}
 	p := newProgress(s.env)
-	rs, err := simulate.Compare(ctx, settings, traffic, simulate.Options{Workers: s.workers, Progress: together(p, "simulating", len(settings))})
+	o := simulate.Options{Workers: s.workers, Scale: s.scale, Progress: together(p, "simulating", in, len(settings))}
+	var rs []simulate.Result
+	if in.spec != nil {
+		rs, err = simulate.Compare(ctx, settings, in.generated(s), o)
+	} else {
+		rs, err = simulate.Stream(ctx, settings, in.captures, o)
+	}
 	p.clear()
 	if err != nil {
 		return err
 	}
-	if err := s.print(rs, nil); err != nil {
+	in.report(s.env.Stderr)
+	if err := s.print(rs, nil, in); err != nil {
 		return err
 	}
 	for i := range rs {
@@ -131,22 +136,6 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 		}
 	}
 	return found
-}
-
-// together shows the mean progress of several runs.
-func together(p *progress, doing string, n int) func(int, float64) {
-	var mu sync.Mutex
-	done := make([]float64, n)
-	return func(i int, d float64) {
-		mu.Lock()
-		defer mu.Unlock()
-		done[i] = d
-		sum := 0.0
-		for _, x := range done {
-			sum += x
-		}
-		p.show(doing, sum/float64(n))
-	}
 }
 
 func (s *simulator) base(ctx context.Context) (sim.Config, error) {
@@ -188,109 +177,32 @@ func (s *simulator) settings(base sim.Config) ([]simulate.Setting, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.thin(&set.Config)
 		out[i] = set
 	}
 	return out, nil
 }
 
-// thin scales the table with the traffic, so that fill and chains stay what
-// they are.
-func (s *simulator) thin(c *sim.Config) {
-	if s.scale < 1 {
-		c.Max = int(float64(c.Max) * s.scale)
-		c.Buckets = max(1, int(float64(c.Buckets)*s.scale))
-	}
-}
-
-// traffic returns a maker of traffic; each run of a file opens it anew.
-func (s *simulator) traffic(files []string, several bool) (func() (simulate.Traffic, error), error) {
-	if len(files) == 1 && isYAML(files[0]) {
-		f, err := os.Open(files[0])
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		spec, err := workload.Parse(f)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", files[0], err)
-		}
-		return func() (simulate.Traffic, error) {
-			return &simulate.Generated{Spec: spec, Seed: s.seed, Scale: s.scale}, nil
-		}, nil
-	}
-	if s.scale != 1 {
-		return nil, errors.New("--scale thins workload files only")
-	}
-	stdin := false
-	for _, f := range files {
-		stdin = stdin || f == "-"
-	}
-	if stdin && several {
-		m, err := s.open(files)
-		if err != nil {
-			return nil, err
-		}
-		kept, err := simulate.Keep(m, maxKept)
-		return func() (simulate.Traffic, error) { c := *kept; return &c, nil }, err
-	}
-	return func() (simulate.Traffic, error) {
-		m, err := s.open(files)
-		if err != nil {
-			return nil, err
-		}
-		return &simulate.Captured{Source: m}, nil
-	}, nil
-}
-
-func isYAML(name string) bool {
-	ext := strings.ToLower(filepath.Ext(name))
-	return ext == ".yaml" || ext == ".yml"
-}
-
-func (s *simulator) open(files []string) (*capture.Merge, error) {
-	readers := make([]*capture.Reader, len(files))
-	for i, name := range files {
-		var r io.Reader = s.env.Stdin
-		if name != "-" {
-			f, err := os.Open(name)
-			if err != nil {
-				return nil, err
-			}
-			r = f
-		}
-		c, err := capture.NewReader(r)
-		if err != nil {
-			return nil, &HintError{fmt.Errorf("%s: %w", name, err), "a workload file must end in .yaml"}
-		}
-		readers[i] = c
-	}
-	return capture.NewMerge(readers, files), nil
-}
-
-func (s *simulator) search(ctx context.Context, base sim.Config, traffic func() (simulate.Traffic, error)) error {
+func (s *simulator) search(ctx context.Context, set simulate.Setting, in *trafficInput) error {
 	target, err := simulate.ParseTarget(s.target)
 	if err != nil {
 		return err
 	}
-	set := simulate.Setting{Name: "base", Config: base}
-	if len(s.sets) > 0 {
-		if set, err = simulate.ParseSetting(s.sets[0], base); err != nil {
-			return err
-		}
+	traffic, err := in.again(s)
+	if err != nil {
+		return err
 	}
-	s.thin(&set.Config)
 	tell := func(v int, met bool) {
 		fmt.Fprintf(s.env.Stderr, "%s=%d: target %s\n", s.find, v, map[bool]string{true: "met", false: "missed"}[met])
 	}
-	f, err := simulate.Find(ctx, set, s.find, s.low, s.high, target, traffic, simulate.Options{Workers: 1}, tell)
+	o := simulate.Options{Workers: 1, Scale: s.scale}
+	f, err := simulate.Find(ctx, set, s.find, s.low, s.high, target, traffic, o, tell)
 	if errors.Is(err, simulate.ErrNotFound) {
 		return &ExitError{ExitFound, err}
 	}
 	if err != nil {
 		return err
 	}
-	return s.print(f.Runs[len(f.Runs)-1:], f)
+	return s.print(f.Runs[len(f.Runs)-1:], f, in)
 }
 
 // document is the JSON of a simulation.
@@ -301,6 +213,7 @@ type document struct {
 	Kernel  string            `json:"kernel"`
 	Netns   ct.Netns          `json:"netns"`
 	Found   *foundValue       `json:"found,omitempty"`
+	Capture []captureCounts   `json:"captures,omitempty"`
 	Results []simulate.Result `json:"results"`
 }
 
@@ -310,11 +223,11 @@ type foundValue struct {
 	Target string `json:"target"`
 }
 
-func (s *simulator) print(rs []simulate.Result, f *simulate.Found) error {
+func (s *simulator) print(rs []simulate.Result, f *simulate.Found, in *trafficInput) error {
 	w := s.env.Stdout
 	switch s.output {
 	case "json":
-		d := document{Schema: "ctwarden.simulate/1", Time: s.env.Now(), Results: rs}
+		d := document{Schema: "ctwarden.simulate/1", Time: s.env.Now(), Results: rs, Capture: in.counts()}
 		d.Host, _ = os.Hostname()
 		if len(rs) > 0 {
 			d.Kernel = rs[0].Era
@@ -337,7 +250,7 @@ func (s *simulator) print(rs []simulate.Result, f *simulate.Found) error {
 		note = fmt.Sprintf("The smallest %s with %s is %d.", f.Key, f.Target, f.Value)
 	}
 	if s.scale < 1 {
-		note = strings.TrimSpace(note + fmt.Sprintf(" Thinned: traffic, limit and buckets are %g of the real ones.", s.scale))
+		note = strings.TrimSpace(note + fmt.Sprintf(" Thinned: %g of the connections were simulated, on a table of that size; the figures are those of all.", s.scale))
 	}
 	return simulate.WriteText(w, rs, note)
 }

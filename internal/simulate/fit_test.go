@@ -53,7 +53,7 @@ func TestFitGivesTheTableBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.RunUntil(context.Background(), math.MaxInt64, func(at sim.Time, p *sim.Packet) sim.Verdict { return tb.Packet(at, p).Verdict }); err != nil {
+	if err := g.RunUntil(context.Background(), math.MaxInt64, workload.Each(func(at sim.Time, p *sim.Packet) sim.Verdict { return tb.Packet(at, p).Verdict })); err != nil {
 		t.Fatal(err)
 	}
 	alive := 0 // a dump leaves out what has expired, as the fixture does

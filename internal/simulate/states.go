@@ -14,27 +14,34 @@ var StateNames = []string{"half-open TCP", "established TCP", "closing TCP", "UD
 // countStates walks the table without touching it.
 func countStates(t *sim.Table) []int {
 	n := make([]int, len(StateNames))
-	for _, f := range t.All() {
-		n[kindOf(f)]++
+	tally := t.Tally()
+	for p, states := range tally.States {
+		all := 0
+		for s, entries := range states {
+			all += entries
+			if p == ct.TCP {
+				n[tcpKind(ct.State(s))] += entries
+			}
+		}
+		switch p {
+		case ct.TCP:
+		case ct.UDP, ct.UDPLite:
+			replied := tally.Replied[p]
+			n[3] += all - replied
+			n[4] += replied
+		default:
+			n[5] += all
+		}
 	}
 	return n
 }
 
-func kindOf(f *ct.Flow) int {
-	switch f.Orig.Proto {
-	case ct.TCP:
-		switch {
-		case f.State == ct.TCPEstablished:
-			return 1
-		case f.State == ct.TCPSynSent || f.State == ct.TCPSynRecv || f.State == ct.TCPSynSent2:
-			return 0
-		}
-		return 2
-	case ct.UDP, ct.UDPLite:
-		if f.Replied() {
-			return 4
-		}
-		return 3
+func tcpKind(s ct.State) int {
+	switch s {
+	case ct.TCPEstablished:
+		return 1
+	case ct.TCPSynSent, ct.TCPSynRecv, ct.TCPSynSent2:
+		return 0
 	}
-	return 5
+	return 2
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"time"
 
 	"github.com/ctwarden/ctwarden/internal/workload"
@@ -62,37 +61,64 @@ func (g *Generated) Outcomes() []workload.Outcome {
 	return g.last.Outcomes
 }
 
-// Captured is the traffic of packet captures.
-type Captured struct {
-	Source interface {
-		Next(*sim.Packet) (sim.Time, error)
-	}
+// Source yields packets in the order of their times; io.EOF ends them.
+type Source interface {
+	Next(*sim.Packet) (sim.Time, error)
 }
 
-var (
-	_ Traffic = (*Captured)(nil)
-	_ Traffic = (*Replayed)(nil)
-)
+// Captured is the traffic of packet captures.
+type Captured struct {
+	Source Source
+	// Share, if not nil, tells how much of the source has been read, 0 to 1.
+	Share func() float64
+}
 
-// Run reads the captures to their end.
+var _ Traffic = (*Captured)(nil)
+
+// Run reads the captures to their end. Where the run is called off, the traffic
+// ends there.
 func (c *Captured) Run(ctx context.Context, sink workload.Sink, tick func(sim.Time)) error {
-	var p sim.Packet
+	b := new(batch)
 	for n := 0; ; n++ {
-		at, err := c.Source.Next(&p)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+		more, err := b.fill(c.Source)
 		if err != nil {
 			return err
 		}
-		sink(at, &p)
-		if n%4096 == 0 {
-			if err := ctx.Err(); err != nil {
-				return err
+		if b.n > 0 {
+			sink(b.at[:b.n], b.packets[:b.n], b.verdicts[:b.n])
+		}
+		if !more {
+			return nil
+		}
+		if n%128 == 0 {
+			tick(b.at[b.n-1])
+			if ctx.Err() != nil {
+				return nil
 			}
-			tick(at)
 		}
 	}
+}
+
+// batch is a number of packets that are read, then simulated.
+type batch struct {
+	n        int
+	at       [sim.BatchSize]sim.Time
+	packets  [sim.BatchSize]sim.Packet
+	verdicts [sim.BatchSize]sim.Verdict
+}
+
+// fill reads until the batch is full; more is false at the source's end.
+func (b *batch) fill(src Source) (more bool, err error) {
+	for b.n = 0; b.n < len(b.at); b.n++ {
+		b.at[b.n], err = src.Next(&b.packets[b.n])
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // Classes returns nil: a capture does not say who is who.
@@ -103,60 +129,3 @@ func (*Captured) Length() time.Duration { return 0 }
 
 // Outcomes returns nil.
 func (*Captured) Outcomes() []workload.Outcome { return nil }
-
-// Replayed repeats packets kept in memory, for standard input that several
-// settings are to see.
-type Replayed struct {
-	Packets []sim.Packet
-	Times   []sim.Time
-}
-
-// Keep reads a source into memory, at most limit packets.
-func Keep(src interface {
-	Next(*sim.Packet) (sim.Time, error)
-}, limit int) (*Replayed, error) {
-	r := &Replayed{}
-	for len(r.Packets) < limit {
-		var p sim.Packet
-		at, err := src.Next(&p)
-		if errors.Is(err, io.EOF) {
-			return r, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		r.Packets, r.Times = append(r.Packets, p), append(r.Times, at)
-	}
-	return nil, ErrTooMany
-}
-
-// ErrTooMany says that a stream is too long to be kept for several settings.
-var ErrTooMany = errors.New("the stream holds too many packets to be kept for several settings: write it to a file")
-
-// Run repeats the packets.
-func (r *Replayed) Run(ctx context.Context, sink workload.Sink, tick func(sim.Time)) error {
-	for i := range r.Packets {
-		sink(r.Times[i], &r.Packets[i])
-		if i%4096 == 0 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			tick(r.Times[i])
-		}
-	}
-	return nil
-}
-
-// Classes returns nil.
-func (*Replayed) Classes() []Class { return nil }
-
-// Length is from the first packet to the last.
-func (r *Replayed) Length() time.Duration {
-	if len(r.Times) == 0 {
-		return 0
-	}
-	return time.Duration(min(r.Times[len(r.Times)-1]-r.Times[0], math.MaxInt64))
-}
-
-// Outcomes returns nil.
-func (*Replayed) Outcomes() []workload.Outcome { return nil }

@@ -11,10 +11,10 @@ import (
 	"github.com/ctwarden/ctwarden/sim"
 )
 
-// Sink takes each packet as it is made and says what became of it: a client
-// whose first packet is refused tries again or gives up, and nobody answers a
-// packet that never arrived.
-type Sink func(at sim.Time, p *sim.Packet) sim.Verdict
+// Sink takes packets as they are made, a few at a time, and fills in what became
+// of each: a client whose first packet is refused tries again or gives up, and
+// nobody answers a packet that never arrived. All slices have the same length.
+type Sink func(at []sim.Time, ps []sim.Packet, verdicts []sim.Verdict)
 
 // Outcome counts what became of the connections of a class.
 type Outcome struct {
@@ -35,7 +35,7 @@ type Generator struct {
 	free     int32
 	wheel    *wheel
 	now      sim.Time
-	pkt      sim.Packet
+	out      outbox
 	sink     Sink
 	Outcomes []Outcome // by class; read between calls to RunUntil
 }
@@ -71,7 +71,6 @@ const (
 // conn is one connection under way.
 type conn struct {
 	due, end   sim.Time
-	next       int32
 	src, dst   uint32
 	cseq, sseq uint32
 	sport      uint16
@@ -83,7 +82,8 @@ type conn struct {
 }
 
 // New makes a generator. scale thins the traffic: with 0.1 a tenth of the
-// connections are made. seed 0 takes the workload's own.
+// connections are made, from a tenth of the sources. seed 0 takes the workload's
+// own.
 func New(s *Spec, seed uint64, scale float64) (*Generator, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -114,6 +114,8 @@ func (g *Generator) prepare(c *Class, rng *rand.Rand, scale float64) class {
 	if c.SourceCount > 0 {
 		k.srcs = min(k.srcs, c.SourceCount)
 	}
+	// Fewer sources, so that a tuple is as likely to be used again.
+	k.srcs = max(uint32(math.Round(float64(k.srcs)*scale)), 1)
 	if k.Ports == (Ports{}) {
 		k.Ports = Ports{80, 80}
 	}
@@ -225,17 +227,18 @@ func (g *Generator) newConn(class uint8) int32 {
 	id := g.free
 	if id == none {
 		g.conns = append(g.conns, conn{})
+		g.wheel.next = append(g.wheel.next, none)
 		id = int32(len(g.conns) - 1)
 	} else {
-		g.free = g.conns[id].next
+		g.free = g.wheel.next[id]
 	}
-	g.conns[id] = conn{class: class, next: none}
+	g.conns[id] = conn{class: class}
 	g.classes[class].open(&g.conns[id])
 	return id
 }
 
 func (g *Generator) release(id int32) {
-	g.conns[id].next = g.free
+	g.wheel.next[id] = g.free
 	g.free = id
 }
 
@@ -264,12 +267,14 @@ func (g *Generator) RunUntil(ctx context.Context, until sim.Time, sink Sink) err
 		for i := range g.classes {
 			g.arrive(uint8(i), end)
 		}
+		g.flush()
 		for id := g.wheel.take(g.conns); id != none; {
-			next := g.conns[id].next
+			next := g.wheel.next[id]
 			g.wheel.n--
-			g.advance(id)
+			g.advance(id, max(g.conns[id].due, g.now))
 			id = next
 		}
+		g.flush()
 		g.now = end
 	}
 	return nil
@@ -287,27 +292,30 @@ func (g *Generator) arrive(i uint8, end sim.Time) {
 			c.class = i
 			k.open(&c)
 			g.Outcomes[i].Started++
-			g.emitAt(at, &c, stepOpen)
+			g.send(at, &c, none)
 		} else {
 			id := g.newConn(i)
 			c := &g.conns[id]
 			c.due, c.end = at, at+k.draw(&k.Lifetime)
-			g.advanceAt(id, at)
+			g.advance(id, at)
 		}
 		k.advance()
 	}
 }
 
-func (g *Generator) advance(id int32) { g.advanceAt(id, max(g.conns[id].due, g.now)) }
+// advance sends the packet of a connection's step.
+func (g *Generator) advance(id int32, at sim.Time) {
+	c := &g.conns[id]
+	if c.step == stepOpen && c.tries == 0 {
+		g.Outcomes[c.class].Started++
+	}
+	g.send(at, c, id)
+}
 
-// advanceAt sends the packet of a connection's step and decides on the next.
-func (g *Generator) advanceAt(id int32, at sim.Time) {
+// settle decides on a connection's next step by what became of its packet.
+func (g *Generator) settle(id int32, at sim.Time, v sim.Verdict) {
 	c := &g.conns[id]
 	k, o := &g.classes[c.class], &g.Outcomes[c.class]
-	if c.step == stepOpen && c.tries == 0 {
-		o.Started++
-	}
-	v := g.emitAt(at, c, c.step)
 	if v == sim.Refused || v == sim.Invalid && c.step != stepOpen {
 		g.lost(id, at, k, o)
 		return
@@ -425,69 +433,4 @@ func (k *class) finish(c *conn) (sim.Time, bool) {
 	}
 	c.step = stepFIN
 	return 0, true
-}
-
-const (
-	askBytes   = 300
-	replyBytes = 1200
-	window     = 64240
-)
-
-// emitAt builds the packet of a step and hands it to the sink.
-func (g *Generator) emitAt(at sim.Time, c *conn, s step) sim.Verdict {
-	k := &g.classes[c.class]
-	p := &g.pkt
-	*p = sim.Packet{Tag: c.class + 1, Length: 40}
-	t := &p.Tuple
-	t.Src, t.Dst, t.Proto = nth(k.Sources, c.src), nth(k.Destinations, c.dst), k.proto
-	fromServer := s == stepAnswer || s == stepReply || s == stepFINBack
-	switch {
-	case k.proto.IsICMP():
-		t.ICMPType, t.ICMPID = 8, c.sport
-		if k.proto == ct.ICMPv6 {
-			t.ICMPType = 128
-		}
-		if fromServer {
-			*t, _ = t.Invert()
-		}
-	default:
-		t.SrcPort, t.DstPort = c.sport, c.dport
-		if fromServer {
-			*t, _ = t.Invert()
-		}
-		if k.proto == ct.TCP {
-			k.segment(&p.TCP, c, s)
-			p.Length += p.TCP.PayloadLen
-		}
-	}
-	o := &g.Outcomes[c.class]
-	o.Packets++
-	v := g.sink(at, p)
-	if v == sim.Refused {
-		o.Refused++
-	}
-	return v
-}
-
-func (k *class) segment(s *sim.Segment, c *conn, st step) {
-	s.Window, s.Flags = window, sim.TCPAck
-	s.Seq, s.Ack = c.cseq, c.sseq
-	switch st {
-	case stepOpen:
-		s.Flags, s.Ack = sim.TCPSyn, 0
-	case stepAnswer:
-		s.Flags, s.Seq, s.Ack = sim.TCPSyn|sim.TCPAck, c.sseq, c.cseq
-	case stepAsk:
-		s.PayloadLen = askBytes
-	case stepReply:
-		s.Seq, s.Ack, s.PayloadLen = c.sseq, c.cseq, replyBytes
-	case stepFIN:
-		s.Flags = sim.TCPFin | sim.TCPAck
-		if k.End == EndRST {
-			s.Flags = sim.TCPRst
-			s.Ack = 0
-		}
-	case stepFINBack:
-		s.Flags, s.Seq, s.Ack = sim.TCPFin|sim.TCPAck, c.sseq, c.cseq
-	}
 }

@@ -18,6 +18,9 @@ type wheel struct {
 	now  int64 // in ticks; everything due before has been taken
 	head [wheelLevel][slots]int32
 	n    int
+	// next links the connections of a slot: apart from them, since a walk along
+	// the list need not wait for theirs.
+	next []int32
 }
 
 func newWheel() *wheel {
@@ -46,7 +49,7 @@ func (w *wheel) put(conns []conn, id int32, due int64) {
 		due = w.now + 1<<(slotBits*wheelLevel) - 1
 	}
 	slot := due >> (slotBits * level) & (slots - 1)
-	conns[id].next = w.head[level][slot]
+	w.next[id] = w.head[level][slot]
 	w.head[level][slot] = id
 }
 
@@ -76,7 +79,7 @@ func (w *wheel) cascade(conns []conn, level int) {
 	id := w.head[level][slot]
 	w.head[level][slot] = none
 	for id != none {
-		next := conns[id].next
+		next := w.next[id]
 		w.put(conns, id, max(int64(conns[id].due/tick), w.now))
 		id = next
 	}

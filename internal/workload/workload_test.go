@@ -70,7 +70,7 @@ func TestPacketsAreValid(t *testing.T) {
 	}
 	tb := table(t, 1<<20, 1<<18)
 	var last sim.Time
-	err = g.RunUntil(context.Background(), math.MaxInt64, func(at sim.Time, p *sim.Packet) sim.Verdict {
+	err = g.RunUntil(context.Background(), math.MaxInt64, Each(func(at sim.Time, p *sim.Packet) sim.Verdict {
 		if at < last-tick {
 			t.Fatalf("time went back by %d ns", last-at)
 		}
@@ -80,7 +80,7 @@ func TestPacketsAreValid(t *testing.T) {
 			t.Fatalf("%s at %d: %+v", r.Verdict, at, *p)
 		}
 		return r.Verdict
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ classes:
 		t.Fatal(err)
 	}
 	tb := table(t, 1<<20, 1<<18)
-	if err := g.RunUntil(context.Background(), math.MaxInt64, func(at sim.Time, p *sim.Packet) sim.Verdict { return tb.Packet(at, p).Verdict }); err != nil {
+	if err := g.RunUntil(context.Background(), math.MaxInt64, Each(func(at sim.Time, p *sim.Packet) sim.Verdict { return tb.Packet(at, p).Verdict })); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -143,10 +143,10 @@ func TestReproducible(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), func(at sim.Time, p *sim.Packet) sim.Verdict {
+		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), Each(func(at sim.Time, p *sim.Packet) sim.Verdict {
 			h = h*31 + uint64(at) + uint64(p.Tuple.SrcPort) + uint64(p.TCP.Seq)
 			return sim.Accepted
-		})
+		}))
 		return h
 	}
 	if first, second := sum(1), sum(1); first != second {
@@ -164,12 +164,12 @@ func TestRefusedClientsRetry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = g.RunUntil(context.Background(), sim.Time(20*time.Second), func(_ sim.Time, p *sim.Packet) sim.Verdict {
+	_ = g.RunUntil(context.Background(), sim.Time(20*time.Second), Each(func(_ sim.Time, p *sim.Packet) sim.Verdict {
 		if p.Tag == 1 && p.TCP.Flags != sim.TCPSyn {
 			t.Fatalf("a refused client goes on: %+v", *p)
 		}
 		return sim.Refused
-	})
+	}))
 	o := g.Outcomes[0]
 	if o.GaveUp == 0 || o.Refused < 2*o.Started || o.Answered != 0 {
 		t.Errorf("%+v", o)
@@ -214,7 +214,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = g.RunUntil(context.Background(), sim.Time(50*time.Millisecond), func(sim.Time, *sim.Packet) sim.Verdict { return sim.Accepted })
+		_ = g.RunUntil(context.Background(), sim.Time(50*time.Millisecond), Each(func(sim.Time, *sim.Packet) sim.Verdict { return sim.Accepted }))
 	})
 }
 
@@ -227,7 +227,7 @@ func BenchmarkGenerate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), func(sim.Time, *sim.Packet) sim.Verdict { n++; return sim.Accepted })
+		_ = g.RunUntil(context.Background(), sim.Time(5*time.Second), Each(func(sim.Time, *sim.Packet) sim.Verdict { n++; return sim.Accepted }))
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mpkt/s")
 }
