@@ -114,6 +114,7 @@ func (p *probation) choose(thin *guard.Thin, r *guard.Result) error {
 	if err := nap(p.ctx, settle); err != nil {
 		return err
 	}
+	clock = readClock{}
 	_, err = p.conn.Dump(p.ctx, ctnl.Query{}, func(f *ct.Flow) error {
 		if _, spared := spare.Spares(f); !spared {
 			p.chosen.Again(f, clock.nanos())
