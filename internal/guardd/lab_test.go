@@ -122,8 +122,8 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		guard.Action{Kind: guard.KindLimit, Why: "of the test", Limit: &guard.Limit{Sources: []netip.Prefix{source}, Seconds: 60}},
 		guard.Action{Kind: guard.KindBuckets, Why: "of the test", Buckets: &guard.Change{From: int64(buckets), To: int64(buckets * 2)}},
 		guard.Action{Kind: guard.KindReap, Why: "of the test"},
-		guard.Action{Kind: guard.KindThin, Why: "of the test", Thin: &guard.Thin{Classes: guard.Silent, MinIdle: time.Minute, Seconds: 1, Limit: 100}},
 		maxTo(step, small),
+		guard.Action{Kind: guard.KindThin, Why: "of the test", Thin: &guard.Thin{Classes: guard.Silent, MinIdle: time.Minute, Seconds: 1, Limit: 100}},
 	)
 	s.Timeouts = map[string]int32{"udp_timeout": 15}
 	fill := func() {
