@@ -106,6 +106,8 @@ type natState struct {
 	on    bool
 	rules []NATRule
 	heads []int32 // entry numbers
+	// choose, set by tests, says which port the kernel chose.
+	choose func(orig ct.Tuple, source bool) (port uint16, ok bool)
 }
 
 func (n *natState) init(rules []NATRule, buckets int) {
@@ -357,7 +359,7 @@ func (t *Table) natPort(i int32, k *key, r *natRange, source bool) {
 	}
 	off := uint32(0)
 	if source || r.random {
-		off = t.uniform(1 << 16)
+		off = t.natDraw(i, first, source)
 	}
 	attempts := min(size, natMaxAttempts)
 	for {
@@ -373,8 +375,19 @@ func (t *Table) natPort(i int32, k *key, r *natRange, source bool) {
 			return
 		}
 		attempts /= 2
-		off = t.uniform(1 << 16)
+		off = t.natDraw(i, first, source)
 	}
+}
+
+// natDraw draws where in a range to begin.
+func (t *Table) natDraw(i int32, first uint32, source bool) uint32 {
+	if t.nat.choose != nil {
+		o := t.key(&t.entries[i], orig)
+		if port, ok := t.nat.choose(o.unpack(), source); ok {
+			return uint32(port) - first
+		}
+	}
+	return t.uniform(1 << 16)
 }
 
 // portSpan is the range from which a port may come: the rule's, or the

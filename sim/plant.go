@@ -9,6 +9,7 @@ import (
 
 func init() {
 	hook.Watch = func(table any, report func(hook.Cell)) { table.(*Table).watch = report }
+	hook.Choose = func(table any, f func(ct.Tuple, bool) (uint16, bool)) { table.(*Table).nat.choose = f }
 	hook.PlantNames = func() []string {
 		var names []string
 		for _, p := range plants {

@@ -23,34 +23,57 @@ type replay struct {
 	own []netip.Addr
 	// drops, if set, tells the packets that the host's rules drop.
 	drops func(*sim.Packet) bool
-	// chosen is how the kernel translated, by the tuple of the answers: the
-	// original tuples, of which one lives at a time.
+	// chosen is how the kernel translated, by original tuple: the tuples of the
+	// answers in the order in which it made entries. The model takes their
+	// ports where it would draw one.
 	chosen map[ct.Tuple][]ct.Tuple
 
 	table   *sim.Table
-	live    map[ct.Tuple]ct.Tuple // of the model's entries: original to reply
+	made    map[ct.Tuple]int // entries of each original tuple so far
 	packets int
 	// history, if set, gets every packet with what the model made of it.
 	history func(at sim.Time, p *sim.Packet, r sim.Result)
 }
 
 func (r *replay) start() error {
-	r.live = map[ct.Tuple]ct.Tuple{}
+	r.made = map[ct.Tuple]int{}
 	c := r.config
 	c.Events = func(e sim.Event) {
 		var f ct.Flow
-		if !r.table.Flow(e.Entry, &f) {
-			return
-		}
-		if e.Kind == sim.EventNew {
-			r.live[f.Orig] = f.Reply
-		} else {
-			delete(r.live, f.Orig)
+		if e.Kind == sim.EventNew && r.table.Flow(e.Entry, &f) {
+			r.made[f.Orig]++
 		}
 	}
 	t, err := sim.New(c)
+	if err != nil {
+		return err
+	}
 	r.table = t
-	return err
+	if r.chosen != nil {
+		simtest.Choose(t, r.choose)
+	}
+	return nil
+}
+
+// choose returns the port, or identifier, that the kernel gave to the entry
+// that the model is about to make.
+func (r *replay) choose(orig ct.Tuple, source bool) (port uint16, ok bool) {
+	list, n := r.chosen[orig], r.made[orig]
+	if n >= len(list) {
+		return 0, false
+	}
+	return chosenPort(list[n], source), true
+}
+
+// chosenPort is the part of an answer's tuple that translation chose.
+func chosenPort(reply ct.Tuple, source bool) uint16 {
+	switch {
+	case reply.Proto.IsICMP():
+		return reply.ICMPID
+	case source:
+		return reply.DstPort
+	}
+	return reply.SrcPort
 }
 
 // play plays what was captured until an instant.
@@ -84,46 +107,6 @@ func (r *replay) place(p *sim.Packet, hops uint8) {
 		r.drops != nil && r.drops(p) {
 		p.Flags |= sim.FlagDropped
 	}
-	if len(r.chosen) == 0 {
-		return
-	}
-	if back, ok := r.translated(p.Tuple); ok {
-		p.Tuple = back
-	}
-	if inner, ok := p.Inner.Invert(); ok && p.Inner.IsValid() {
-		if back, ok := r.translated(inner); ok {
-			p.Inner, _ = back.Invert()
-		}
-	}
-}
-
-// translated finds the answer that the model expects where the kernel expects
-// another, because each chose a port of its own.
-func (r *replay) translated(answer ct.Tuple) (ct.Tuple, bool) {
-	for _, orig := range r.chosen[answer] {
-		if reply, ok := r.live[orig]; ok {
-			return reply, true
-		}
-	}
-	return ct.Tuple{}, false
-}
-
-// moved reports whether translation changed the port or identifier.
-func moved(f *ct.Flow) bool {
-	if f.Orig.Proto.IsICMP() {
-		return f.Orig.ICMPID != f.Reply.ICMPID
-	}
-	return f.Orig.SrcPort != f.Reply.DstPort
-}
-
-// alike reports whether two entries of one original tuple agree, timeouts
-// within a second. Ports that were chosen anew need not be the same.
-func alike(k, m *ct.Flow) bool {
-	a, b := *k, *m
-	if moved(k) && moved(m) && k.Status&ct.StatusSrcNAT != 0 {
-		a.Reply.DstPort, a.Reply.ICMPID = b.Reply.DstPort, b.Reply.ICMPID
-	}
-	return same(&a, &b, 1)
 }
 
 // difference compares the kernel's entries with the model's, and prints what
@@ -143,7 +126,7 @@ func (r *replay) difference(kernel map[ct.Tuple]ct.Flow) (lines []string, tuples
 		switch {
 		case !ok && k.TimeoutSeconds > 1:
 			add(orig, simtest.FlowLine(&k), "nothing")
-		case ok && !alike(&k, &m):
+		case ok && !same(&k, &m, 1):
 			add(orig, simtest.FlowLine(&k), simtest.FlowLine(&m))
 		}
 	}

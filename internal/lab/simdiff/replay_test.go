@@ -67,7 +67,7 @@ func (s *stage) listen() (stop func() map[ct.Tuple][]ct.Tuple) {
 	chosen := map[ct.Tuple][]ct.Tuple{}
 	job := lab.Go(s.T, func(ctx context.Context) (struct{}, error) {
 		_ = l.Run(ctx, ctnl.Handler{Flow: func(_ ctnl.EventKind, f *ct.Flow) error {
-			chosen[f.Reply] = append(chosen[f.Reply], f.Orig)
+			chosen[f.Orig] = append(chosen[f.Orig], f.Reply)
 			return nil
 		}})
 		return struct{}{}, nil
@@ -182,8 +182,12 @@ func (r *replay) run(t *testing.T, file *os.File, at time.Time) {
 // tell plays the capture again and prints the last packets of one flow.
 func (r *replay) tell(t *testing.T, file *os.File, until time.Time, orig ct.Tuple) string {
 	var told []string
+	var reply ct.Tuple
 	r.history = func(at sim.Time, p *sim.Packet, res sim.Result) {
-		reply := r.live[orig]
+		var f ct.Flow
+		if r.table.Flow(res.Entry, &f) && f.Orig == orig {
+			reply = f.Reply
+		}
 		inner, _ := p.Inner.Invert()
 		if p.Tuple != orig && p.Tuple != reply && inner != orig && inner != reply && p.Inner != orig {
 			return

@@ -72,7 +72,20 @@ const natRules = `table inet simdiffnat {
 // translated.
 func NewRig(t testing.TB, masquerade bool) *Rig {
 	t.Helper()
-	r := &Rig{t: t, tracker: lab.NewHost(t, "simtrack"), nat: masquerade, epoch: time.Now()}
+	r := layCables(t)
+	r.nat = masquerade
+	text := rules
+	if masquerade {
+		text += natRules
+	}
+	r.tracker.NFT(text)
+	return r
+}
+
+// layCables makes a rig without rules.
+func layCables(t testing.TB) *Rig {
+	t.Helper()
+	r := &Rig{t: t, tracker: lab.NewHost(t, "simtrack"), epoch: time.Now()}
 	peer := lab.NewHost(t, "simpeer")
 	peer.SetSysctl("net.ipv6.conf.default.disable_ipv6", "1")
 	h := r.tracker
@@ -94,11 +107,6 @@ func NewRig(t testing.TB, masquerade bool) *Rig {
 	for _, dev := range []string{"cl0", "sv0"} {
 		h.SetSysctl("net.ipv4.conf."+dev+".rp_filter", "0")
 	}
-	text := rules
-	if masquerade {
-		text += natRules
-	}
-	h.NFT(text)
 	for i, dev := range []string{"cl0", "sv0"} {
 		w, err := openWire(peer, dev, macOf(t, h, dev))
 		if err != nil {

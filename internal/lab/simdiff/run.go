@@ -325,3 +325,13 @@ func (x *run) dump() {
 		add(x.model, f)
 	}
 }
+
+// shortTimeouts are a few seconds where a batch waits, so that entries run out.
+func shortTimeouts(e sim.Era) ct.Timeouts {
+	to := e.Timeouts()
+	for _, k := range []ct.TimeoutKey{ct.TimeoutTCPSynRecv, ct.TimeoutTCPCloseWait, ct.TimeoutTCPUnacknowledged,
+		ct.TimeoutTCPClose, ct.TimeoutICMP, ct.TimeoutUDP, ct.TimeoutTCPTimeWait, ct.TimeoutGRE} {
+		to.Set(k, 2)
+	}
+	return to
+}

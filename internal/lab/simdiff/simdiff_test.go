@@ -20,16 +20,6 @@ var (
 	only      = flag.Int("simdiff.only", 0, "number of the one protocol to generate")
 )
 
-// shortTimeouts are a few seconds where a batch waits, so that entries run out.
-func shortTimeouts(e sim.Era) ct.Timeouts {
-	to := e.Timeouts()
-	for _, k := range []ct.TimeoutKey{ct.TimeoutTCPSynRecv, ct.TimeoutTCPCloseWait, ct.TimeoutTCPUnacknowledged,
-		ct.TimeoutTCPClose, ct.TimeoutICMP, ct.TimeoutUDP, ct.TimeoutTCPTimeWait, ct.TimeoutGRE} {
-		to.Set(k, 2)
-	}
-	return to
-}
-
 // batchOf makes a batch. Half of the batches have other knobs than the kernel's
 // own; where they wait, sequences outlive timeouts.
 func batchOf(g *simtest.Generator, e sim.Era, n int, waits, knobs bool) *Batch {

@@ -48,7 +48,7 @@ type Options struct {
 
 // NetfilterModules is what tests of connection tracking commonly need.
 var NetfilterModules = []string{"nf_conntrack", "nf_conntrack_netlink", "nfnetlink", "nfnetlink_cttimeout",
-	"nf_tables", "nft_ct", "nft_nat", "nft_chain_nat", "nft_masq", "nft_limit", "nft_counter", "nft_connlimit",
+	"nf_tables", "nft_ct", "nft_nat", "nft_chain_nat", "nft_masq", "nft_redir", "nft_limit", "nft_counter", "nft_connlimit",
 	"nft_reject_inet", "nft_log", "nft_quota", "nft_numgen", "sch_tbf", "nf_nat", "nf_flow_table", "nft_flow_offload", "ip_tables", "ip6_tables",
 	"iptable_filter", "iptable_nat", "iptable_raw", "xt_conntrack", "xt_state", "xt_CT", "xt_MASQUERADE", "x_tables",
 	"nft_compat", "veth", "dummy", "sch_netem", "nf_conntrack_ftp", "nf_synproxy_core", "nft_synproxy", "netlink_diag", "inet_diag", "tcp_diag",

@@ -22,3 +22,9 @@ var (
 	Plant      func(era any, name string) any
 	PlantNames func() []string
 )
+
+// Choose makes a *sim.Table ask for the port or identifier that translation
+// chooses where it would draw one: f gets the original tuple and whether the
+// source is translated. It lets a comparison follow a kernel's choices. Package
+// sim sets it.
+var Choose func(table any, f func(orig ct.Tuple, source bool) (port uint16, ok bool))
