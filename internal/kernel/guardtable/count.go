@@ -21,16 +21,15 @@ const (
 // nobody else uses.
 var trialAddress = [4]byte{127, 83, 67, 84}
 
-// countsRight reports whether the kernel's ct count forgets flows as fast as
-// they end. From 5.19 until a repair of December 2025 (commit 21d033e47273, in
-// some stable kernels too) it forgot at most nine in a clock tick, so that a
-// source that begins and ends more is refused whatever it has. What cannot be
-// told counts as wrong.
+// tryCount tells whether the kernel's ct count forgets flows as fast as they
+// end. From 5.19 until a repair of December 2025 (commit 21d033e47273, in some
+// stable kernels too) it forgot at most nine in a clock tick, so that a source
+// that begins and ends more is refused whatever it has.
 //
 // It finds out with datagrams to an unused address of the loopback, which a
 // rule of our own counts and drops. A dropped flow has ended before the next
 // begins, so that more than a few at a time are a wrong count.
-func (t *Table) countsRight(ref string) bool {
+func (t *Table) tryCount() answer {
 	p := parts{&batch{}, Name}
 	p.newCounter(counterOver)
 	p.newCounter(counterUnder)
@@ -41,16 +40,17 @@ func (t *Table) countsRight(ref string) bool {
 	p.newRule(chainTrial, ours.countOver(setTrial, trialLimit).object(objCounter, counterOver).drop(), "too many")
 	p.newRule(chainTrial, ours.object(objCounter, counterUnder).drop(), "the rest")
 	if t.sock.commit(p.batch, false) != nil {
-		return false
+		return no
 	}
 	defer t.endTrial()
+	// A thread that moves to another CPU spoils a trial, so that only one in
+	// three must succeed.
 	for range trials {
-		over, told := t.trial(ref)
-		if !told || !over {
-			return told
+		if got := t.trial(); got != no {
+			return got
 		}
 	}
-	return false
+	return no
 }
 
 func (t *Table) endTrial() {
@@ -64,18 +64,24 @@ func (t *Table) endTrial() {
 	_ = t.sock.commit(p.batch, false)
 }
 
-// trial sends the datagrams. told is not set where they did not come as far as
-// our rule.
-func (t *Table) trial(ref string) (over, told bool) {
+// trial sends the datagrams. It is untold where they did not come as far as our
+// rule.
+func (t *Table) trial() answer {
 	overBefore, _ := t.counter(counterOver)
 	underBefore, _ := t.counter(counterUnder)
-	if err := netns.Do(ref, t.sendTrial); err != nil {
-		return false, false
+	if err := netns.Do(t.ref, t.sendTrial); err != nil {
+		return untold
 	}
-	overAfter, err1 := t.counter(counterOver)
-	underAfter, err2 := t.counter(counterUnder)
-	n := overAfter - overBefore + underAfter - underBefore
-	return overAfter > overBefore, err1 == nil && err2 == nil && n >= trialPackets/2
+	over, err1 := t.counter(counterOver)
+	under, err2 := t.counter(counterUnder)
+	over, under = over-overBefore, under-underBefore
+	switch {
+	case err1 != nil || err2 != nil || over+under < trialPackets/2:
+		return untold
+	case over > 0:
+		return no
+	}
+	return yes
 }
 
 func (t *Table) sendTrial() error {

@@ -46,7 +46,7 @@ func (t *Table) Limit(l guard.Limit) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if m != nil && (!t.can.admission || m.perSource > 0 && !t.can.counts) {
+	if m != nil && (!t.can.admission || m.perSource > 0 && !t.counts()) {
 		return fmt.Errorf("limit sources: %w", ErrUnsupported)
 	}
 	if err := t.change(func(d *desired) { d.limit = m }); err != nil {

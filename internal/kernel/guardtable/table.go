@@ -33,6 +33,7 @@ var (
 // goroutines.
 type Table struct {
 	mu         sync.Mutex
+	ref        string
 	sock       *socket
 	port       uint32
 	persistent bool
@@ -50,15 +51,31 @@ type Table struct {
 }
 
 // abilities are what this kernel can do, found by trying.
-type abilities struct{ policies, admission, counts bool }
+type abilities struct {
+	policies, admission bool
+	counts              answer
+}
+
+// answer is what a trial has told.
+type answer uint8
+
+const (
+	no answer = iota
+	yes
+	untold
+)
 
 // Open makes the table in a namespace, named as package netns names them. What
 // a guard that has ended left on an old kernel is replaced.
 //
+// It finds out what the kernel can do by having it check, and then drop, rules
+// of each kind, and by a trial of ct count with datagrams to the loopback. For
+// those milliseconds the namespace's flows are tracked.
+//
 // It returns ErrTaken, ErrUnsupported, or an error that is fs.ErrPermission
 // without CAP_NET_ADMIN.
 func Open(ref string) (*Table, error) {
-	t := &Table{}
+	t := &Table{ref: ref}
 	err := netns.Do(ref, func() (err error) {
 		t.sock, err = dial()
 		return err
@@ -69,14 +86,14 @@ func Open(ref string) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.open(ref); err != nil {
+	if err := t.open(); err != nil {
 		t.sock.close()
 		return nil, fmt.Errorf("make table inet %s: %w", Name, err)
 	}
 	return t, nil
 }
 
-func (t *Table) open(ref string) (err error) {
+func (t *Table) open() (err error) {
 	if t.port, err = t.sock.portID(); err != nil {
 		return err
 	}
@@ -92,7 +109,6 @@ func (t *Table) open(ref string) (err error) {
 		return explain(err)
 	}
 	t.can = t.probe()
-	t.can.counts = t.can.counts && t.countsRight(ref)
 	return t.note()
 }
 
@@ -156,7 +172,24 @@ func (t *Table) Admission() bool { return t.can.admission }
 
 // Counts reports whether a source's entries can be counted, for Limit's
 // PerSource: from 4.18, except where the kernel counts wrongly.
-func (t *Table) Counts() bool { return t.can.counts }
+//
+// What the table's fill or a loopback that is down has kept from being tried
+// is tried again with each call.
+func (t *Table) Counts() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.counts()
+}
+
+func (t *Table) counts() bool {
+	if t.can.counts == untold && t.sock != nil {
+		t.can.counts = t.tryCount()
+		if t.persistent {
+			_ = t.note()
+		}
+	}
+	return t.can.counts == yes
+}
 
 // desired is what the table shall hold, state what it holds.
 type desired struct {
@@ -182,11 +215,14 @@ func (t *Table) probe() abilities {
 		return t.sock.commit(p.batch, true) == nil
 	}
 	limit, counted := probeMembers()
-	return abilities{
+	can := abilities{
 		policies:  try(desired{timeouts: probePolicies()}),
 		admission: try(desired{limit: limit}),
-		counts:    try(desired{limit: counted}),
 	}
+	if try(desired{limit: counted}) {
+		can.counts = t.tryCount()
+	}
+	return can
 }
 
 // change carries out what is desired, in one transaction.

@@ -3,6 +3,8 @@ package guardtable_test
 import (
 	"errors"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +44,48 @@ func TestGuestAbilities(t *testing.T) {
 	if !g.Policies() || !g.Admission() {
 		t.Error("all kernels tested have both")
 	}
+}
+
+// TestModules opens the table on a kernel that has loaded nothing yet.
+func TestModules(t *testing.T) {
+	k := vm.Need(t, "6.1")
+	k.Run(t, vm.Options{Package: "./internal/kernel/guardtable", Run: "^TestGuestLoads$", Modules: guestModules, Programs: []string{"ip"}})
+}
+
+func TestGuestLoads(t *testing.T) {
+	modules := func() string {
+		b, err := os.ReadFile("/proc/modules")
+		must(t, err)
+		return string(b)
+	}
+	before := modules()
+	if found, err := guardtable.Remove(""); found || err != nil {
+		t.Errorf("Remove: %v, %v", found, err)
+	}
+	if now := modules(); now != before {
+		t.Errorf("Remove loaded\n%s", now)
+	}
+	g, err := guardtable.Open("")
+	must(t, err)
+	for _, m := range []string{"nf_tables ", "nft_ct ", "nf_conntrack "} {
+		if !strings.Contains(modules(), m) {
+			t.Errorf("%s is not loaded", m)
+		}
+	}
+	if !g.Policies() || !g.Admission() {
+		t.Errorf("policies %v, admission %v", g.Policies(), g.Admission())
+	}
+	// The loopback is down, so that the count could not be tried.
+	if g.Counts() {
+		t.Error("the count is trusted untried")
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !g.Counts() {
+		t.Error("the count is not tried again")
+	}
+	must(t, g.Close())
 }
 
 // TestUnsupported opens the table on a kernel that has no nf_tables.
