@@ -188,6 +188,34 @@ func TestSoftEvictAgainstConntrack(t *testing.T) {
 	}
 }
 
+// TestSoftEvictCountsSurvivors: of few of many, which are asked for one by one,
+// and of most, which are found by a dump; entries beyond --limit do not count.
+func TestSoftEvictCountsSurvivors(t *testing.T) {
+	lab.Require(t)
+	p := lab.Server(t)
+	p.Server.ServeUDP(9)
+	conns, err := p.Client.ConnectUDP(netip.AddrPortFrom(p.Server.Addr4, 9), p.Client.Sources4, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Server.Fill(lab.Class{Count: 2000, State: ct.TCPEstablished, Sources: netip.MustParsePrefix("10.77.0.0/16")})
+	for _, args := range [][]string{{"-p", "udp"}, {"--where", "true", "--force", "whole-table"}} {
+		chat := lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, conns, 200*time.Millisecond) })
+		time.Sleep(500 * time.Millisecond)
+		p.Server.TryFill(lab.Class{Count: 20, Proto: ct.UDP, Sources: netip.MustParsePrefix("10.78.0.0/16")})
+		r, s := evicts(t, p.Server, t.TempDir(), append(args, "--soft", "1s", "--yes")...)
+		chat.Stop()
+		if s.code != ExitOK || r.Changed < 22 || r.Survived == nil || *r.Survived != 2 {
+			t.Errorf("%q: code %d, %d changed, %v survived, want 2\n%s", args, s.code, r.Changed, r.Survived, s.err)
+		}
+	}
+	p.Server.Fill(lab.Class{Count: 50, Proto: ct.UDP, Sources: netip.MustParsePrefix("10.79.0.0/16")})
+	r, s := evicts(t, p.Server, t.TempDir(), "-s", "10.79.0.0/16", "--limit", "10", "--soft", "1s", "--yes")
+	if s.code != ExitOK || r.Changed != 10 || r.Survived == nil || *r.Survived != 0 {
+		t.Errorf("--limit 10: code %d, %+v\n%s", s.code, r, s.err)
+	}
+}
+
 // TestLiveConnectionsSurvive: connections in use through a masquerading
 // gateway, whose entries look days old if idleness is what is missing from the
 // configured timeout, live through a soft eviction of idle entries.

@@ -60,7 +60,7 @@ func (e *evictor) carryOut(ctx context.Context) error {
 	if err = errors.Join(runErr, err); err != nil || e.soft == 0 {
 		return err
 	}
-	return e.await(ctx, j)
+	return e.await(ctx, j, time.Duration(res.LongestSeconds)*time.Second)
 }
 
 // record writes the journal and, before it, the tuples and timeouts as they
@@ -108,28 +108,48 @@ func (e *evictor) closeRunDown(tx *journal.Tx) error {
 
 // await waits until the shortened timeouts have run down, has the kernel
 // remove what expired, and counts what lives.
-func (e *evictor) await(ctx context.Context, j *journal.Journal) error {
+func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Duration) error {
 	if e.noWait {
 		e.say("%d entries now end in %s unless they move. Undo: ctwarden evict --undo %s\n", e.report.Changed, e.soft, e.report.ID)
 		return nil
 	}
-	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, e.soft, e.report.ID)
-	if sleep(ctx, e.soft+time.Second) != nil {
+	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, longest, e.report.ID)
+	if sleep(ctx, longest+time.Second) != nil {
 		return nil //nolint:nilerr // interrupted: the timeouts run down all the same
 	}
-	survived := uint64(0)
-	// A dump removes what has expired as it passes: this is the reaping, too.
-	_, err := e.table.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {
-		if e.chosen.Holds(f) {
-			survived++
-		}
-		return nil
-	})
+	survived, err := e.survivors(ctx)
 	if err != nil {
 		return err
 	}
 	e.report.Survived = &survived
 	return j.Mark(ctx, e.report.ID, journal.Change{State: journal.Confirmed, Counts: map[string]uint64{"survived": survived}})
+}
+
+// askingCost is how many entries of a dump cost as much as asking for one.
+const askingCost = 4
+
+// survivors counts the entries that were shortened and are still there. A dump
+// removes what has expired as it passes; so does asking for an entry, which is
+// cheaper where few of many were chosen.
+func (e *evictor) survivors(ctx context.Context) (n uint64, err error) {
+	if uint64(e.chosen.Len())*askingCost > e.read {
+		_, err = e.table.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {
+			if e.chosen.Changed(f) {
+				n++
+			}
+			return nil
+		})
+		return n, err
+	}
+	p := e.table.NewProbe(func(*ct.Flow) error { n++; return nil })
+	err = e.chosen.EachChanged(func(f *ct.Flow) error {
+		k, err := ctnl.KeyOf(f)
+		if err != nil {
+			return err
+		}
+		return p.Ask(ctx, k)
+	})
+	return n, errors.Join(err, p.Flush())
 }
 
 // runUndo gives entries of a soft eviction their timeouts back.

@@ -159,7 +159,7 @@ func TestRunNeverLengthensATimeout(t *testing.T) {
 	r := &recorder{shortened: map[uint32]uint32{}}
 	o := Options{SoftSeconds: 5}
 	res, err := s.Run(context.Background(), r, o)
-	if err != nil || res.Done() != 2 || res.Shorter != 2 {
+	if err != nil || res.Done() != 2 || res.Shorter != 2 || res.LongestSeconds != 15 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	if r.shortened[2] != 15 || r.shortened[4] != 5 || len(r.shortened) != 2 {
@@ -173,6 +173,11 @@ func TestRunNeverLengthensATimeout(t *testing.T) {
 	})
 	if !slices.Equal(ids, []uint32{2, 4}) {
 		t.Errorf("records of %v", ids)
+	}
+	ids = nil
+	s.EachChanged(func(f *ct.Flow) error { ids = append(ids, f.ID); return nil })
+	if !slices.Equal(ids, []uint32{2, 4}) || s.Changed(short) || !s.Changed(syn) {
+		t.Errorf("changed are %v", ids)
 	}
 }
 

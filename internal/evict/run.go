@@ -33,6 +33,9 @@ type Result struct {
 	Tried   int // changes sent
 	Refused int // of those, refused: entries that were gone, mostly
 	Shorter int // entries that had less left than asked for, and keep it
+	// LongestSeconds is the longest timeout given: more than was asked for, where
+	// entries of handshakes are among them.
+	LongestSeconds uint32
 }
 
 // Done returns how many entries were changed.
@@ -61,6 +64,10 @@ func (s *Selection) Run(ctx context.Context, w Writer, o Options) (res Result, e
 			continue
 		}
 		res.Tried++
+		s.entries[i].changed = true
+		if o.SoftSeconds > 0 {
+			res.LongestSeconds = max(res.LongestSeconds, s.softFor(&s.entries[i], o.SoftSeconds))
+		}
 		if inPortion++; o.PerSecond > 0 && inPortion >= portion {
 			inPortion = 0
 			if err := w.Flush(); err != nil {

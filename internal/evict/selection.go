@@ -17,6 +17,7 @@ type entry struct {
 	at      uint32
 	id      uint32
 	kept    bool  // seen again, as idle as it was
+	changed bool  // by Run, as far as is known
 	floor   uint8 // seconds that a shortened timeout is not to undercut
 }
 
@@ -110,6 +111,28 @@ func (s *Selection) Settle() (active int) {
 
 // Holds reports whether a flow, as read now, is one of the selected entries.
 func (s *Selection) Holds(f *ct.Flow) bool { return s.find(f) != nil }
+
+// Changed reports whether a flow, as read now, is an entry that Run changed.
+func (s *Selection) Changed(f *ct.Flow) bool {
+	e := s.find(f)
+	return e != nil && e.changed
+}
+
+// EachChanged calls fn with every entry that Run changed, as it was before. The
+// flow is overwritten by the next.
+func (s *Selection) EachChanged(fn func(*ct.Flow) error) error {
+	for i := range s.entries {
+		if !s.entries[i].changed {
+			continue
+		}
+		rec := s.read(&s.entries[i])
+		f := rec.Flow()
+		if err := fn(&f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // find returns the selected entry that a flow is, nil if none.
 func (s *Selection) find(f *ct.Flow) *entry {
