@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 
 	"github.com/ctwarden/ctwarden/sim"
 )
@@ -30,11 +31,23 @@ const (
 // of 16 bytes each.
 type pcap struct {
 	r     *bufio.Reader
-	order binary.ByteOrder
+	big   bool // big-endian
 	nanos bool
 	extra int // bytes of the record header beyond 16
 	link  linkType
 	skip  int64 // bytes of the last record that are still in the way
+	// window is what the reader has in memory, used what of it has been handed
+	// out: records that lie in it cost no call.
+	window []byte
+	used   int
+}
+
+func (p *pcap) uint32(b []byte) uint32 {
+	v := binary.LittleEndian.Uint32(b)
+	if p.big {
+		v = bits.ReverseBytes32(v)
+	}
+	return v
 }
 
 func openPcap(br *bufio.Reader) (source, error) {
@@ -45,49 +58,70 @@ func openPcap(br *bufio.Reader) (source, error) {
 	p := &pcap{r: br}
 	switch binary.LittleEndian.Uint32(h) {
 	case 0xa1b2c3d4:
-		p.order = binary.LittleEndian
 	case 0xa1b23c4d:
-		p.order, p.nanos = binary.LittleEndian, true
+		p.nanos = true
 	case 0xd4c3b2a1:
-		p.order = binary.BigEndian
+		p.big = true
 	case 0x4d3cb2a1:
-		p.order, p.nanos = binary.BigEndian, true
+		p.big, p.nanos = true, true
 	case 0xa1b2cd34: // the "modified" format of old Linux distributions
-		p.order, p.extra = binary.LittleEndian, 8
+		p.extra = 8
 	default:
 		return nil, ErrFormat
 	}
 	// The upper bits hold the length of a frame check sequence.
-	p.link = linkType(p.order.Uint32(h[20:]) & 0x0fffffff)
+	p.link = linkType(p.uint32(h[20:]) & 0x0fffffff)
 	_, err = br.Discard(24)
 	return p, err
 }
 
 func (p *pcap) next(rec *record) error {
-	if p.skip > 0 {
-		if err := discard(p.r, p.skip); err != nil {
-			return err
+	header := 16 + p.extra
+	if w := p.window[p.used:]; len(w) >= header {
+		if n := p.head(rec, w); n <= int64(len(w)-header) {
+			p.used += header + int(n)
+			rec.data = w[header : header+int(min(n, maxPacket))]
+			return nil
 		}
-		p.skip = 0
 	}
-	h, err := p.r.Peek(16 + p.extra)
+	return p.refill(rec, header)
+}
+
+// head reads a record's header and returns the length of its data.
+func (p *pcap) head(rec *record, h []byte) int64 {
+	length, orig := p.uint32(h[8:]), p.uint32(h[12:])
+	rec.at = sim.Time(p.uint32(h)) * 1e9
+	if fraction := sim.Time(p.uint32(h[4:])); p.nanos {
+		rec.at += fraction
+	} else {
+		rec.at += fraction * 1e3
+	}
+	rec.link, rec.orig = p.link, max(orig, length)
+	return int64(length)
+}
+
+// refill reads on, and hands out the record that the window does not hold.
+func (p *pcap) refill(rec *record, header int) error {
+	skip := int64(p.used) + p.skip
+	p.window, p.used, p.skip = nil, 0, 0
+	if err := discard(p.r, skip); err != nil {
+		return err
+	}
+	h, err := p.r.Peek(header)
 	if err != nil {
 		return ended(h, err)
 	}
-	seconds, fraction := p.order.Uint32(h), p.order.Uint32(h[4:])
-	length, orig := p.order.Uint32(h[8:]), p.order.Uint32(h[12:])
-	rec.at = sim.Time(seconds) * 1e9
-	if p.nanos {
-		rec.at += sim.Time(fraction)
-	} else {
-		rec.at += sim.Time(fraction) * 1e3
-	}
-	rec.link, rec.orig = p.link, max(orig, length)
-	if _, err := p.r.Discard(16 + p.extra); err != nil {
+	length := p.head(rec, h)
+	if _, err := p.r.Discard(header); err != nil {
 		return err
 	}
-	rec.data, err = p.take(int64(length))
-	return err
+	if rec.data, err = p.take(length); err != nil {
+		return err
+	}
+	if held, err := p.r.Peek(p.r.Buffered()); err == nil && int64(len(held)) >= length {
+		p.window, p.used, p.skip = held, int(length), 0
+	}
+	return nil
 }
 
 // take shows the record's bytes without copying them where the buffer holds
