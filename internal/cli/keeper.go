@@ -57,7 +57,7 @@ func (o *keeping) keeper(env *Env) (*tune.Keeper, error) {
 		Files:    disk.Files{FS: disk.OS{Root: o.root}},
 		Deadman:  deadman.Deadman{Dir: o.stateDir, Args: o.guardArgs},
 		Boot:     boot, Netns: inode, Boottime: deadman.Boottime, HighestCount: highestCount,
-		Say: say, NoFiles: o.noFiles(inode),
+		Say: say, NoFiles: o.noFiles(inode), NoUnits: noUnits(),
 	}, nil
 }
 
@@ -94,6 +94,14 @@ func (s settings) Writable(key string) (bool, error) {
 func (o *keeping) noFiles(own uint64) string {
 	if first, err := netns.Inode("1"); o.root == "" && err == nil && first != own {
 		return "this is not the network namespace in which the system boots, and a new one starts from the kernel's defaults"
+	}
+	return ""
+}
+
+// noUnits says why no unit of systemd can load rules at boot.
+func noUnits() string {
+	if !deadman.SystemdRuns() {
+		return "systemd does not run here"
 	}
 	return ""
 }

@@ -5,6 +5,7 @@ package notrack
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,6 +107,20 @@ func ParseValue(value string) ([]Spec, error) {
 		specs = append(specs, s)
 	}
 	return specs, nil
+}
+
+var comment = regexp.MustCompile(`comment "([a-z]+ [a-z]+ [0-9][^"]*)"`)
+
+// SpecsOf finds the flows in a table that NFT rendered, or in nft's listing of
+// it.
+func SpecsOf(text string) []Spec {
+	var specs []Spec
+	for _, m := range comment.FindAllStringSubmatch(text, -1) {
+		if s, err := ParseSpec(m[1]); err == nil {
+			specs = append(specs, s)
+		}
+	}
+	return specs
 }
 
 // NFT renders the table that makes the flows untracked: both directions, at

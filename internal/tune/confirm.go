@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -111,13 +112,26 @@ func (k *Keeper) finishConfirm(tx *journal.Tx, o *journal.Op) error {
 }
 
 // unkeep takes an operation's settings out of our files, unless a later one
-// has set them to something else.
-func (k *Keeper) unkeep(o *journal.Op) error {
-	drop := map[string]string{}
+// has set them to something else. What an earlier one keeps comes back.
+func (k *Keeper) unkeep(log *journal.Log, o *journal.Op) error {
+	set, drop := map[string]string{}, map[string]string{}
 	for _, s := range o.Settings {
 		drop[s.Key] = s.After
 	}
-	return k.keepFiles(nil, drop)
+	for _, earlier := range log.Ops {
+		if earlier.ID == o.ID {
+			break
+		}
+		if earlier.State != journal.Confirmed || earlier.Netns != o.Netns {
+			continue
+		}
+		for _, s := range earlier.Settings {
+			if _, ours := drop[s.Key]; ours && s.State == journal.Confirmed && s.After == o.Setting(s.Key).Before {
+				set[s.Key] = s.After
+			}
+		}
+	}
+	return k.keepFiles(set, drop)
 }
 
 // keepFiles brings our files in line: set is added, drop removed where the
@@ -132,17 +146,17 @@ func (k *Keeper) keepFiles(set, drop map[string]string) error {
 		return err
 	}
 	for key, v := range drop {
-		if kept[key] == v {
-			delete(kept, key)
-		}
-	}
-	for key, v := range set {
-		if key == notrack.Key {
-			k.say("the rules stay until the next boot; to have them after it, put them where this machine loads its firewall from")
+		if kept[key] != v {
+			delete(set, key)
 			continue
 		}
-		kept[key] = v
+		delete(kept, key)
 	}
+	maps.Copy(kept, set)
+	if err := k.keepRules(kept[notrack.Key]); err != nil {
+		return err
+	}
+	delete(kept, notrack.Key)
 	items := ordered(kept)
 	if err := k.keepModprobe(kept[KeyHashsize]); err != nil {
 		return err
@@ -198,7 +212,11 @@ func (k *Keeper) kept() (map[string]string, error) {
 			kept[KeyHashsize] = v
 		}
 	}
-	return kept, nil
+	rules, err := k.keptRules()
+	if rules != "" {
+		kept[notrack.Key] = rules
+	}
+	return kept, err
 }
 
 // ordered lists settings as they are to be written: buckets, max, the rest by

@@ -59,6 +59,8 @@ type Keeper struct {
 	// NoFiles says why no file can bring settings back here, "" if files can:
 	// what boots this system must live in the namespace of Settings.
 	NoFiles string
+	// NoUnits says why no unit of systemd can load rules at boot, "" if one can.
+	NoUnits string
 }
 
 func (k *Keeper) say(format string, args ...any) {

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,11 @@ import (
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk/disktest"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
+
+// dnsFlow is a flow that does without tracking.
+const dnsFlow = "server udp 53"
 
 const keyTimeWait = Prefix + "tcp_timeout_time_wait"
 
@@ -34,11 +39,12 @@ type box struct {
 	armed   map[string]time.Duration
 	armErr  error
 	writes  []string
+	noUnits string
 }
 
 func newBox(t *testing.T) *box {
 	return &box{t: t, disk: &disktest.Mem{}, boot: "boot-1", now: time.Hour, count: 1000,
-		settings: map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30"},
+		settings: maps.Clone(oldValues),
 		readOnly: map[string]bool{}, refuse: map[string]error{}, armed: map[string]time.Duration{}}
 }
 
@@ -87,7 +93,7 @@ func (b *box) Disarm(id, _ string) error {
 }
 
 func (b *box) keeper() *Keeper {
-	return &Keeper{Settings: b, Files: disk.Files{FS: b.disk}, Deadman: b,
+	return &Keeper{Settings: b, NoUnits: b.noUnits, Files: disk.Files{FS: b.disk}, Deadman: b,
 		Journal: journal.New(b.disk, "/state", journal.Options{LockWait: time.Millisecond,
 			Now: func() time.Time { return time.Unix(1_790_000_000, 0) }}),
 		Boot: b.boot, Netns: 7, Boottime: func() time.Duration { return b.now },
@@ -101,6 +107,20 @@ func (b *box) plan() *Plan {
 		{Key: keyTimeWait, From: "120", To: "30"}}}
 }
 
+// untrack carries out the plan of ctwarden notrack.
+func (b *box) untrack(trial time.Duration) error {
+	p := &Plan{Items: []Item{{Key: notrack.Key, To: dnsFlow}}}
+	_, err := b.keeper().Apply(context.Background(), p, ApplyOptions{Trial: trial})
+	return err
+}
+
+func (b *box) mustUntrack(trial time.Duration) {
+	b.t.Helper()
+	if err := b.untrack(trial); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *box) apply(trial time.Duration) string {
 	b.t.Helper()
 	id, err := b.keeper().Apply(b.t.Context(), b.plan(), ApplyOptions{Trial: trial, Actor: "test", Why: "test"})
@@ -108,6 +128,14 @@ func (b *box) apply(trial time.Duration) string {
 		b.t.Fatal(err)
 	}
 	return id
+}
+
+// put writes a file as somebody else would.
+func (b *box) put(path, content string) {
+	b.t.Helper()
+	if err := (disk.Files{FS: b.disk}).WriteFile(path, []byte(content)); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 func (b *box) op(id string) *journal.Op {
@@ -120,8 +148,9 @@ func (b *box) op(id string) *journal.Op {
 }
 
 var (
-	oldValues = map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30"}
-	newValues = map[string]string{KeyBuckets: "131072", KeyMax: "262144", keyTimeWait: "30", Prefix + "udp_timeout": "30"}
+	oldValues = map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30", notrack.Key: ""}
+	newValues = map[string]string{KeyBuckets: "131072", KeyMax: "262144", keyTimeWait: "30", Prefix + "udp_timeout": "30", notrack.Key: ""}
+	untracked = map[string]string{KeyBuckets: "65536", KeyMax: "65536", keyTimeWait: "120", Prefix + "udp_timeout": "30", notrack.Key: dnsFlow}
 )
 
 const wantFile = `# Written by ctwarden confirm.
@@ -241,6 +270,16 @@ func TestEveryDeath(t *testing.T) {
 			_, err := b.keeper().Revert(context.Background(), "", "asked")
 			return err
 		}},
+		{"notrack on trial", func(*box) {}, func(b *box) error { return b.untrack(time.Minute) }},
+		{"notrack now", func(*box) {}, func(b *box) error { return b.untrack(0) }},
+		{"confirm notrack", func(b *box) { b.mustUntrack(time.Minute) }, func(b *box) error {
+			_, err := b.keeper().Confirm(context.Background(), "")
+			return err
+		}},
+		{"revert confirmed notrack", func(b *box) { b.mustUntrack(0) }, func(b *box) error {
+			_, err := b.keeper().Revert(context.Background(), "", "asked")
+			return err
+		}},
 	} {
 		t.Run(story.name, func(t *testing.T) {
 			dry := newBox(t)
@@ -284,8 +323,12 @@ func crash(t *testing.T, setUp func(*box), run func(*box) error, at int, half, p
 	wholeAfter(t, b, where)
 }
 
-// loadFile does at boot what systemd-sysctl does.
+// loadFile does at boot what systemd-sysctl does, and systemd with our unit.
 func loadFile(b *box) {
+	files := b.disk.Files()
+	if files[RulesWantPath] != "" && strings.Contains(files[RulesUnitPath], "ExecStart=/usr/sbin/nft -f "+RulesPath) {
+		b.settings[notrack.Key] = notrack.Value(notrack.SpecsOf(files[RulesPath]))
+	}
 	for line := range strings.Lines(b.disk.Files()[SysctlPath]) {
 		if key, v, ok := strings.Cut(line, " = "); ok {
 			b.settings[key] = strings.TrimSpace(v)
@@ -300,7 +343,8 @@ func wholeAfter(t *testing.T, b *box, where string) {
 	if err := k.do(t.Context(), func(*journal.Tx) error { return nil }); err != nil {
 		t.Fatalf("%s: next run: %v", where, err)
 	}
-	if !maps.Equal(b.settings, oldValues) && !maps.Equal(b.settings, newValues) {
+	isNew := maps.Equal(b.settings, newValues) || maps.Equal(b.settings, untracked)
+	if !maps.Equal(b.settings, oldValues) && !isNew {
 		t.Fatalf("%s: settings are neither old nor new: %v", where, b.settings)
 	}
 	files := b.disk.Files()
@@ -311,17 +355,94 @@ func wholeAfter(t *testing.T, b *box, where string) {
 	if _, module := files[ModulesLoadPath]; has && !module {
 		t.Fatalf("%s: settings without the module", where)
 	}
+	rules, unit, want := files[RulesPath], files[RulesUnitPath], files[RulesWantPath]
+	if whole := rules != "" && unit == rulesUnitText && want == rulesWantText; !whole && rules+unit+want != "" {
+		t.Fatalf("%s: half of the files of untracked flows: %q, %q, %q", where, rules, unit, want)
+	}
 	log, err := k.Journal.Read()
 	if err != nil || log.Damaged+log.TornBytes+log.Newer > 0 {
 		t.Fatalf("%s: journal %+v, %v", where, log, err)
 	}
 	// A machine with new values knows how to go back.
-	if maps.Equal(b.settings, newValues) && b.boot == "boot-1" {
+	if isNew && b.boot == "boot-1" {
 		if op, err := k.Revert(t.Context(), "", "test"); err != nil || op.State != journal.Reverted {
 			t.Fatalf("%s: revert: %+v, %v", where, op, err)
 		}
 		if !maps.Equal(b.settings, oldValues) {
 			t.Fatalf("%s: reverted to %v", where, b.settings)
+		}
+	}
+}
+
+// TestConfirmedFlowsAreVerified: what would keep the rules from the next boot
+// is found.
+func TestConfirmedFlowsAreVerified(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(b *box)
+		want string // "" for nothing to say
+	}{
+		{"all there", func(*box) {}, ""},
+		{"the unit is masked", func(b *box) { b.put(RulesUnitPath, "") }, RulesUnitPath},
+		{"the boot no longer wants it", func(b *box) { b.put(RulesWantPath, "[Unit]\n") }, RulesWantPath},
+		{"other rules in our file", func(b *box) {
+			b.put(RulesPath, strings.ReplaceAll(rulesText(nil), "delete", "add")+`comment "server udp 53"`)
+		}, RulesPath},
+		{"the table is gone", func(b *box) { b.settings[notrack.Key] = "" }, "it is gone now"},
+		{"no systemd", func(b *box) { b.noUnits = "no systemd" }, "no systemd"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBox(t)
+			b.mustUntrack(0)
+			tt.do(b)
+			v, err := b.keeper().Verify(nil, nil)
+			if err != nil || len(v.Settings) != 1 || len(v.Problems) > 0 {
+				t.Fatalf("%+v, %v", v, err)
+			}
+			if got := v.Settings[0]; got.OK != (tt.want == "") || !strings.Contains(got.Why, tt.want) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// TestFlowsWithoutSystemd: the rules are kept in our file, and it is said that
+// nothing loads them.
+func TestFlowsWithoutSystemd(t *testing.T) {
+	b := newBox(t)
+	b.noUnits = "systemd does not run here"
+	b.mustUntrack(time.Minute)
+	k := b.keeper()
+	var said strings.Builder
+	k.Say = func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }
+	if _, err := k.Confirm(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	files := b.disk.Files()
+	if files[RulesPath] == "" || files[RulesUnitPath]+files[RulesWantPath] != "" || !strings.Contains(said.String(), "nothing loads it at boot") {
+		t.Errorf("%v\n%s", files, said.String())
+	}
+	if _, err := k.Revert(t.Context(), "", "asked"); err != nil || b.disk.Files()[RulesPath] != "" {
+		t.Errorf("%v, %v", b.disk.Files(), err)
+	}
+}
+
+// TestRevertKeepsTheEarlier: of two confirmed operations on one key the later
+// is taken back; what the earlier set stands, now and at the next boot.
+func TestRevertKeepsTheEarlier(t *testing.T) {
+	b := newBox(t)
+	for _, to := range []string{"60", "30"} {
+		if _, err := b.keeper().Apply(t.Context(), &Plan{Items: []Item{{Key: keyTimeWait, To: to}}}, ApplyOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"60", ""} {
+		if _, err := b.keeper().Revert(t.Context(), "", "asked"); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := b.keeper().kept()
+		if err != nil || kept[keyTimeWait] != want || b.settings[keyTimeWait] != cmp.Or(want, "120") {
+			t.Errorf("our file keeps %q, live is %s, want %q; %v", kept[keyTimeWait], b.settings[keyTimeWait], want, err)
 		}
 	}
 }

@@ -66,7 +66,7 @@ const (
 // be repeated.
 func (k *Keeper) finishRevert(tx *journal.Tx, o *journal.Op, why string) error {
 	if o.Data[dataReverting] == revertFiles {
-		if err := k.unkeep(o); err != nil {
+		if err := k.unkeep(tx.Log(), o); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
 // VerifySchema names the JSON form of a [Verification].
@@ -54,6 +56,7 @@ func (k *Keeper) Verify(p *Plan, boot Boot) (*Verification, error) {
 	for _, it := range want {
 		v.Settings = append(v.Settings, k.verifyOne(it, kept, boot))
 	}
+	delete(kept, notrack.Key) // its table needs no setting to be there
 	if _, err := k.Files.ReadFile(ModulesLoadPath); errors.Is(err, fs.ErrNotExist) && len(kept) > 0 {
 		v.Problems = append(v.Problems, ModulesLoadPath+" is missing: at boot the settings may come before the module and be lost")
 	}
@@ -74,17 +77,25 @@ func (k *Keeper) verifyOne(it Item, kept map[string]string, boot Boot) Verified 
 	switch {
 	case err != nil:
 		fault("not there now: %v", err)
+	case live == "" && it.To != "":
+		fault("it is gone now")
 	case !sameValue(it.Key, it.To, live):
 		fault("it is %s now", live)
 	}
 	if !sameValue(it.Key, it.To, r.File) {
 		fault("no file of ours keeps it")
 	}
-	if boot == nil {
-		return r
-	}
-	r.AtBoot, r.From = boot.AtBoot(it.Key)
 	switch {
+	case it.Key == notrack.Key:
+		r.AtBoot, r.From = k.rulesAtBoot(r.File)
+	case boot == nil:
+		return r
+	default:
+		r.AtBoot, r.From = boot.AtBoot(it.Key)
+	}
+	switch {
+	case r.AtBoot == "" && it.Key == notrack.Key:
+		fault("the next boot does not load the rules: %s", r.From)
 	case r.AtBoot == "":
 		fault("the next boot gives the kernel's default (%s)", r.From)
 	case !sameValue(it.Key, it.To, r.AtBoot):

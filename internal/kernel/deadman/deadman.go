@@ -163,9 +163,13 @@ func (d Deadman) Disarm(id, name string) error {
 	return err
 }
 
-func hasSystemd() bool {
+func hasSystemd() bool { return SystemdRuns() && inFirstNetns() }
+
+// SystemdRuns reports whether systemd is this machine's init, as
+// sd_booted(3) does.
+func SystemdRuns() bool {
 	_, err := os.Stat(systemdAlive)
-	return err == nil && inFirstNetns()
+	return err == nil
 }
 
 // inFirstNetns reports whether a unit of systemd would work in our namespace.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
@@ -24,8 +23,6 @@ const limit = 10 * time.Second
 // value is that of [notrack.Value].
 type Table struct{}
 
-var comment = regexp.MustCompile(`comment "([a-z]+ [a-z]+ [0-9][^"]*)"`)
-
 // Read returns the flows that the table makes untracked, "" without a table.
 func (Table) Read() (string, error) {
 	out, err := nft("", "list", "table", "inet", notrack.Table)
@@ -35,12 +32,7 @@ func (Table) Read() (string, error) {
 		}
 		return "", err
 	}
-	var specs []notrack.Spec
-	for _, m := range comment.FindAllStringSubmatch(out, -1) {
-		if s, err := notrack.ParseSpec(m[1]); err == nil {
-			specs = append(specs, s)
-		}
-	}
+	specs := notrack.SpecsOf(out)
 	if len(specs) == 0 {
 		return "a table of somebody else's making", nil
 	}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -28,8 +29,10 @@ type SystemOptions struct {
 }
 
 const (
-	systemSuite    = "bookworm"
-	systemPackages = "systemd-sysv,udev,kmod,procps,iproute2,nftables,iptables,conntrack,ufw"
+	systemSuite = "bookworm"
+	// debootstrap does not follow alternatives: polkitd, which firewalld needs,
+	// depends on "default-logind | logind", and only libpam-systemd provides it.
+	systemPackages = "systemd-sysv,udev,kmod,procps,iproute2,nftables,iptables,conntrack,ufw,dbus,libpam-systemd,firewalld"
 	systemAge      = 30 * 24 * time.Hour
 	systemSize     = "1200M"
 	systemModules  = "virtio_pci virtio_blk ext4"
@@ -158,7 +161,7 @@ func (k Kernel) systemImage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	image := filepath.Join(cache, "system-"+k.Release+".ext4")
+	image := filepath.Join(cache, systemName()+"-"+k.Release+".ext4")
 	if st, err := os.Stat(image); err == nil && time.Since(st.ModTime()) < systemAge {
 		return image, nil
 	}
@@ -177,9 +180,19 @@ func (k Kernel) systemImage(ctx context.Context) (string, error) {
 	return image, os.Rename(tmp, image)
 }
 
+// systemName tells systems of other packages apart in the cache.
+func systemName() string {
+	sum := sha256.Sum256([]byte(systemPackages))
+	return fmt.Sprintf("system-%s-%x", systemSuite, sum[:4])
+}
+
+// offAtBoot are links in /etc/systemd/system of services that a test starts
+// when it wants them.
+var offAtBoot = []string{"multi-user.target.wants/firewalld.service", "dbus-org.fedoraproject.FirewallD1.service"}
+
 // systemTree is the unpacked system, made by debootstrap once.
 func systemTree(ctx context.Context, cache string) (string, error) {
-	tree := filepath.Join(cache, "system-"+systemSuite)
+	tree := filepath.Join(cache, systemName())
 	if isDir(tree) {
 		return tree, nil
 	}
@@ -195,7 +208,11 @@ func systemTree(ctx context.Context, cache string) (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("debootstrap: %w: %s", err, lastLines(string(out), 3))
 	}
-	for _, junk := range []string{"var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"} {
+	junk := []string{"var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"}
+	for _, link := range offAtBoot {
+		junk = append(junk, filepath.Join("etc/systemd/system", link))
+	}
+	for _, junk := range junk {
 		if err := os.RemoveAll(filepath.Join(tmp, junk)); err != nil {
 			return "", err
 		}
