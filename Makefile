@@ -51,7 +51,7 @@ bench-log:
 # What survives a reboot, on a whole Debian system under qemu. As root.
 .PHONY: boot
 boot:
-	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v ./internal/lab/boottest
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 120m -v ./internal/lab/boottest
 # The model of nf_conntrack against the running kernel and Debian's kernels under
 # qemu: scenarios, random sequences, full tables, and bugs planted in the model.
 # As root. SIM_SEQUENCES=1000000 takes a quarter of an hour.
@@ -106,3 +106,12 @@ survival:
 # The table of docs/survival.md from the results in docs/survival.
 survival-table:
 	$(GO) test -count 1 -run '^TestTableIsOfTheResults$$' ./internal/lab/survival -update
+
+# The commands that people paste against a full table, on trial beside a plan:
+# prints the table and renews docs/advice.md. Scenes that are in ADVICE_RESULTS
+# already are not run again.
+ADVICE_RESULTS ?=
+.PHONY: advice
+advice:
+	$(GO) test -count 1 -timeout 180m -run '^TestAdvice$$' ./internal/lab/advice -v \
+		-advice.whole -advice.write $(CURDIR)/docs/advice.md -advice.results '$(ADVICE_RESULTS)'

@@ -12,7 +12,7 @@ journalctl:systemd dmesg:util-linux unshare:util-linux setpriv:util-linux
 tcpdump:tcpdump dig:bind9-dnsutils traceroute:traceroute nmap:nmap curl:curl
 xz:xz-utils zstd:zstd bzip2:bzip2 ldd:libc-bin depmod:kmod
 sysctl:procps debootstrap:debootstrap mke2fs:e2fsprogs jq:jq
-sshd:openssh-server ssh-keygen:openssh-client qemu-system-x86_64:qemu-system-x86
+ansible-playbook:ansible-core sshd:openssh-server ssh-keygen:openssh-client qemu-system-x86_64:qemu-system-x86
 /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
 
 PATH="$PATH:/usr/sbin:/sbin"

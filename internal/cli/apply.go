@@ -60,7 +60,7 @@ func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.Print(env.Stdout, "text"); err != nil {
+	if err := p.Brief(env.Stdout); err != nil {
 		return err
 	}
 	if len(p.Items) == 0 {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
@@ -16,7 +17,9 @@ func newConfirm(env *Env) *cobra.Command {
 		Long: `Ends the trial that runs, or the one named, and keeps its settings: writes
 ` + tune.SysctlPath + ` and
 ` + tune.ModulesLoadPath + `, which loads the module before the
-settings are applied at boot. No other file is touched.`,
+settings are applied at boot. Untracked flows go to
+` + tune.RulesPath + `, which ` + tune.RulesUnit + `
+loads at boot. No other file is touched.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := o.keeper(env)
@@ -27,8 +30,17 @@ settings are applied at boot. No other file is touched.`,
 			if err != nil {
 				return explainKeeper(err)
 			}
-			fmt.Fprintf(env.Stdout, "%s is kept: %d settings.\n", op.ID, len(op.Settings))
-			o.warnOwners(env, op.Settings)
+			n := 0
+			for _, s := range op.Settings {
+				if s.State == journal.Confirmed {
+					n++
+				}
+			}
+			fmt.Fprintf(env.Stdout, "%s is kept: %s.\n", op.ID, settingsCount(n))
+			if k.NoFiles == "" {
+				o.warnOwners(env, op.Settings)
+				fmt.Fprintln(env.Stdout, "`ctwarden verify` after the next boot proves it.")
+			}
 			return nil
 		},
 	}
@@ -41,4 +53,11 @@ func first(args []string) string {
 		return ""
 	}
 	return args[0]
+}
+
+func settingsCount(n int) string {
+	if n == 1 {
+		return "1 setting"
+	}
+	return fmt.Sprintf("%d settings", n)
 }

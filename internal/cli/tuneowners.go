@@ -11,6 +11,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 	"github.com/ctwarden/ctwarden/internal/observe"
 	provenance "github.com/ctwarden/ctwarden/internal/owners"
 	"github.com/ctwarden/ctwarden/internal/tune"
@@ -110,7 +111,7 @@ func (m machineOwners) AtBoot(key string) (value, from string) {
 func (o *keeping) warnOwners(env *Env, settings []journal.Setting) {
 	who := o.owners()
 	for _, s := range settings {
-		if s.State != journal.Confirmed {
+		if s.State != journal.Confirmed || s.Key == notrack.Key {
 			continue
 		}
 		if at, from := who.AtBoot(s.Key); at != s.After {

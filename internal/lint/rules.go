@@ -277,7 +277,7 @@ func (l *linter) param(a *act) {
 	n, err := strconv.ParseInt(a.value, 0, 64)
 	switch {
 	case !ok && (name == "nf_conntrack_max" || name == "max"):
-		l.report(a, Error, "no-such-parameter", "the module has no parameter for its limit, and refuses to load with one it does not know", prefix+"max = "+a.value+"   # in "+ownFile)
+		l.report(a, Error, "no-such-parameter", "the module has no parameter for its limit: kernels from 3.11 on ignore it with a line in the log, older ones refuse to load the module", prefix+"max = "+a.value+"   # in "+ownFile)
 	case !ok:
 		l.report(a, Error, "no-such-parameter", "nf_conntrack has no parameter "+name, "")
 	case until != [2]int{} && l.o.Version.AtLeast(until[0], until[1]):

@@ -20,6 +20,8 @@ const (
 	ModprobePath    = "/etc/modprobe.d/ctwarden.conf"
 )
 
+const modulesLoadText = "# Written by ctwarden: the settings in sysctl.d exist only once the module is loaded.\nnf_conntrack\n"
+
 // dataConfirming marks an operation whose files may be half written: whoever
 // comes next completes them.
 const dataConfirming = "confirming"
@@ -162,11 +164,11 @@ func (k *Keeper) keepFiles(set, drop map[string]string) error {
 		return err
 	}
 	if len(items) == 0 {
-		return errors.Join(k.Files.RemoveFile(ModulesLoadPath), k.Files.RemoveFile(SysctlPath))
+		return errors.Join(k.remove(ModulesLoadPath), k.remove(SysctlPath))
 	}
 	// The module first: with it alone nothing changes, without it the settings
 	// are lost at boot.
-	if err := k.replace(ModulesLoadPath, "# Written by ctwarden: the settings in sysctl.d exist only once the module is loaded.\nnf_conntrack\n"); err != nil {
+	if err := k.replace(ModulesLoadPath, modulesLoadText); err != nil {
 		return err
 	}
 	return k.replace(SysctlPath, SysctlFile(items, "confirm"))
@@ -176,7 +178,7 @@ func (k *Keeper) keepFiles(set, drop map[string]string) error {
 // the kernel makes max 8 times it; sysctl.d sets max afterwards.
 func (k *Keeper) keepModprobe(hashsize string) error {
 	if hashsize == "" {
-		return k.Files.RemoveFile(ModprobePath)
+		return k.remove(ModprobePath)
 	}
 	return k.replace(ModprobePath, "# Written by ctwarden: this kernel has no sysctl for the hash table's size.\noptions nf_conntrack hashsize="+hashsize+"\n")
 }
@@ -186,7 +188,24 @@ func (k *Keeper) replace(path, content string) error {
 	if err == nil && string(old) == content {
 		return nil
 	}
-	return k.Files.WriteFile(path, []byte(content))
+	if err := k.Files.WriteFile(path, []byte(content)); err != nil {
+		return err
+	}
+	k.say("%s: written", path)
+	return nil
+}
+
+// remove deletes a file of ours. It is asked for even where the file is gone:
+// its name may not be off the disk yet.
+func (k *Keeper) remove(path string) error {
+	_, there := k.Files.ReadFile(path)
+	if err := k.Files.RemoveFile(path); err != nil {
+		return err
+	}
+	if there == nil {
+		k.say("%s: removed", path)
+	}
+	return nil
 }
 
 // kept reads what our files set now.

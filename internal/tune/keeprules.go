@@ -55,7 +55,7 @@ func rulesText(specs []notrack.Spec) string {
 func (k *Keeper) keepRules(value string) error {
 	if value == "" {
 		for _, path := range []string{RulesWantPath, RulesUnitPath, RulesPath} {
-			if err := k.Files.RemoveFile(path); err != nil {
+			if err := k.remove(path); err != nil {
 				return err
 			}
 		}

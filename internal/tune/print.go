@@ -66,7 +66,7 @@ func ReadPlan(r io.Reader) (*Plan, error) {
 }
 
 func (p *Plan) title() string {
-	return fmt.Sprintf("for %s, kernel %s, as a %s", oneLine(p.Host), oneLine(p.Kernel), p.Role)
+	return fmt.Sprintf("for %s, kernel %s, as %s", oneLine(p.Host), oneLine(p.Kernel), p.Role.title())
 }
 
 // oneLine keeps a name of the machine from breaking out of a comment.
@@ -80,6 +80,32 @@ func oneLine(s string) string {
 }
 
 func (p *Plan) text(w *bufio.Writer) {
+	p.textChanges(w)
+	if len(p.Optional) > 0 {
+		fmt.Fprintln(w, "\nOffered, not applied:")
+		for _, it := range p.Optional {
+			fmt.Fprintf(w, "  %s: %s -> %s\n", it.Key, orUnknown(it.From), it.To)
+			textItem(w, it)
+		}
+	}
+	p.textRules(w)
+	p.textWarnings(w)
+	p.textKept(w)
+	if len(p.Items) > 0 {
+		fmt.Fprintln(w, "\nTry it: ctwarden apply            (takes it back after ten minutes unless you confirm)")
+	}
+}
+
+// Brief writes what a person must know who is about to apply the plan: the
+// changes, what they are good for, and what to mind.
+func (p *Plan) Brief(w io.Writer) error {
+	bw := bufio.NewWriter(w)
+	p.textChanges(bw)
+	p.textWarnings(bw)
+	return bw.Flush()
+}
+
+func (p *Plan) textChanges(w *bufio.Writer) {
 	switch n := len(p.Items); n {
 	case 0:
 		fmt.Fprintf(w, "Nothing to change %s (%s).\n", p.title(), p.RoleWhy)
@@ -94,23 +120,14 @@ func (p *Plan) text(w *bufio.Writer) {
 		textItem(w, it)
 	}
 	p.textSurvival(w)
-	if len(p.Optional) > 0 {
-		fmt.Fprintln(w, "\nOffered, not applied:")
-		for _, it := range p.Optional {
-			fmt.Fprintf(w, "  %s: %s -> %s\n", it.Key, orUnknown(it.From), it.To)
-			textItem(w, it)
-		}
-	}
-	p.textRules(w)
+}
+
+func (p *Plan) textWarnings(w *bufio.Writer) {
 	if len(p.Warnings) > 0 {
 		fmt.Fprintln(w, "\nMind:")
-		for _, s := range p.Warnings {
-			fmt.Fprintf(w, "  - %s\n", s)
-		}
 	}
-	p.textKept(w)
-	if len(p.Items) > 0 {
-		fmt.Fprintln(w, "\nTry it: ctwarden apply            (takes it back after ten minutes unless you confirm)")
+	for _, s := range p.Warnings {
+		fmt.Fprintf(w, "  - %s\n", s)
 	}
 }
 
@@ -260,31 +277,46 @@ func (p *Plan) shell(w *bufio.Writer) {
 	}
 }
 
+// ansible writes tasks that need no collection beyond ansible.builtin. The
+// files are those that confirm writes.
 func (p *Plan) ansible(w *bufio.Writer) {
-	fmt.Fprintf(w, "# ctwarden plan %s.\n", p.title())
-	fmt.Fprint(w, `- name: Load nf_conntrack before sysctl.d is applied at boot
-  ansible.builtin.copy:
-    dest: /etc/modules-load.d/ctwarden.conf
-    content: "nf_conntrack\n"
-    mode: "0644"
-
+	fmt.Fprintf(w, "# Tasks of ctwarden plan %s: include them in a play.\n", p.title())
+	ansibleFile(w, "Load nf_conntrack before sysctl.d is applied at boot", ModulesLoadPath, modulesLoadText)
+	fmt.Fprint(w, `
 - name: Load nf_conntrack now
-  community.general.modprobe:
-    name: nf_conntrack
+  ansible.builtin.command: modprobe nf_conntrack
+  changed_when: false
+  failed_when: false # part of the kernel itself on some
 `)
 	for _, it := range p.Items {
-		if it.Key == KeyHashsize {
+		if it.Key != KeyHashsize {
 			continue
 		}
-		fmt.Fprintf(w, `
-- name: "%s"
-  ansible.posix.sysctl:
-    name: %s
-    value: "%s"
-    sysctl_file: %s
-    state: present
-    reload: false
-    sysctl_set: true
-`, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(oneLine(strings.TrimPrefix(it.Key, Prefix)+": "+it.Why)), it.Key, it.To, SysctlPath)
+		ansibleFile(w, "Size of the hash table at every boot", ModprobePath, "options nf_conntrack hashsize="+it.To+"\n")
+		fmt.Fprintf(w, "\n- name: Size of the hash table now\n  ansible.builtin.shell: echo %s >%s\n  changed_when: false\n", it.To, KeyHashsize)
+	}
+	var b strings.Builder
+	for _, it := range p.Items {
+		if it.Key != KeyHashsize {
+			fmt.Fprintf(&b, "# %s\n%s = %s\n", oneLine(it.Why), it.Key, it.To)
+		}
+	}
+	if b.Len() == 0 {
+		return
+	}
+	ansibleFile(w, "Settings of connection tracking at every boot", SysctlPath, b.String())
+	fmt.Fprintf(w, `  register: ctwarden_settings
+
+- name: Settings of connection tracking now
+  ansible.builtin.command: sysctl -p %s
+  when: ctwarden_settings is changed
+`, SysctlPath)
+}
+
+// ansibleFile writes a task that makes a file. Nothing in it is a template.
+func ansibleFile(w *bufio.Writer, name, path, content string) {
+	fmt.Fprintf(w, "\n- name: %s\n  ansible.builtin.copy:\n    dest: %s\n    mode: \"0644\"\n    content: |\n", name, path)
+	for line := range strings.Lines(strings.NewReplacer("{{", "{ {", "{%", "{ %", "{#", "{ #").Replace(content)) {
+		fmt.Fprintf(w, "      %s\n", strings.TrimRight(line, "\n"))
 	}
 }

@@ -34,7 +34,32 @@ func ParseRole(name string) (Role, error) {
 	if r := Role(name); slices.Contains(Roles, r) {
 		return r, nil
 	}
-	return "", fmt.Errorf("unknown role %q", name)
+	return "", fmt.Errorf("unknown role %q: one of auto, %s", name, joinRoles())
+}
+
+func joinRoles() string {
+	names := make([]string, len(Roles))
+	for i, r := range Roles {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ", ")
+}
+
+// title names a machine of the role, in a sentence.
+func (r Role) title() string {
+	switch r {
+	case RoleDocker:
+		return "a Docker host"
+	case RoleKubernetes:
+		return "a Kubernetes node"
+	case RoleDNS:
+		return "a DNS server"
+	case RoleBalancer:
+		return "a load balancer"
+	case RoleGame:
+		return "a game server"
+	}
+	return "a " + string(r)
 }
 
 // roleOf settles the role. Where NAT cannot be ruled out the machine counts as

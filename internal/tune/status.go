@@ -133,7 +133,7 @@ func (k *Keeper) means(o *journal.Op, s *Standing) string {
 	case s.TrialSecondsLeft != nil && *s.TrialSecondsLeft == 0:
 		return "overdue: the trial is over and nobody has taken it back; run ctwarden revert"
 	case s.TrialSecondsLeft != nil:
-		return fmt.Sprintf("on trial for %s more; ctwarden confirm keeps it", time.Duration(*s.TrialSecondsLeft)*time.Second)
+		return fmt.Sprintf("taken back in %s; ctwarden confirm keeps it", time.Duration(*s.TrialSecondsLeft)*time.Second)
 	}
 	return ""
 }
@@ -175,10 +175,13 @@ func (s *Status) Text(w io.Writer) error {
 
 func (s *Standing) text(w io.Writer) {
 	state := string(s.State)
-	if s.State == journal.Deferred {
+	switch {
+	case s.State == journal.Deferred:
 		state = "revert-deferred"
+	case s.State == journal.Verified:
+		state = "on trial"
 	}
-	fmt.Fprintf(w, "%s  %s by %s: %s\n", s.ID, state, oneLine(s.Actor), oneLine(s.Means))
+	fmt.Fprintf(w, "%s  %s, made with %s: %s\n", s.ID, state, oneLine(s.Actor), oneLine(s.Means))
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, k := range s.Settings {
 		note := ""

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ctwarden/ctwarden/internal/lab/vm"
 )
@@ -42,7 +43,8 @@ func system(t *testing.T, script string, virtual bool, files map[string]string) 
 	for name, text := range files {
 		all[name] = []byte(text)
 	}
-	out, err := k.RunSystem(t.Context(), t.TempDir(), vm.SystemOptions{Files: all, Script: script, VirtualTime: virtual})
+	out, err := k.RunSystem(t.Context(), t.TempDir(), vm.SystemOptions{Files: all, Script: script, VirtualTime: virtual,
+		Timeout: 25 * time.Minute})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -208,7 +210,8 @@ const firewalldsHook = `install nf_conntrack /usr/sbin/modprobe --ignore-install
 // are said before, and the reboot proves it.
 func TestFirewalldsHook(t *testing.T) {
 	long(t)
-	out := system(t, `until systemctl is-active -q firewalld; do sleep 1; done
+	// It says that it is active before its rules are there.
+	out := system(t, `until nft list chain inet firewalld filter_INPUT >/dev/null 2>&1; do sleep 1; done; sleep 5
 max() { sysctl -n net.netfilter.nf_conntrack_max; }
 case $BOOT in
 1)

@@ -1,0 +1,4 @@
+package advice
+
+// Page renders outcomes as the document about them.
+func Page(list []Outcome) string { return "" }
