@@ -132,13 +132,58 @@ func machineSources(t rootfs.Tree) []lint.Source {
 			add(n)
 		}
 	}
-	all(dropIns(t, ".conf", "/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"))
+	every := func(suffix string, dirs ...string) { all(dropIns(t, suffix, dirs...)) }
+	add("/proc/cmdline")
+	every(".conf", under("modprobe.d")...)
 	add("/etc/modules")
-	all(dropIns(t, ".conf", "/etc/modules-load.d", "/run/modules-load.d", "/usr/lib/modules-load.d"))
-	all(dropIns(t, ".conf", "/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d"))
-	all([]string{"/etc/sysctl.conf", "/etc/ufw/sysctl.conf", "/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab"})
-	all(dropIns(t, "", "/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/var/spool/cron/crontabs"))
+	every(".conf", under("modules-load.d")...)
+	every(".rules", under("udev/rules.d")...)
+	every(".conf", under("sysctl.d")...)
+	add("/etc/sysctl.conf")
+	for _, name := range []string{"/etc/cloud/cloud.cfg", "/etc/nftables.conf", "/etc/iptables/rules.v4", "/etc/iptables/rules.v6",
+		"/etc/sysconfig/iptables", "/etc/sysconfig/nftables.conf"} {
+		add(name)
+	}
+	every(".cfg", "/etc/cloud/cloud.cfg.d")
+	if ufwRuns(t) {
+		all([]string{"/etc/ufw/before.rules", "/etc/ufw/after.rules", "/etc/ufw/sysctl.conf"})
+	}
+	every(".service", "/etc/systemd/system")
+	if f := tunedProfile(t); f != "" {
+		add(f)
+	}
+	all([]string{"/etc/rc.local", "/etc/rc.d/rc.local", "/etc/crontab"})
+	for _, dir := range []string{"/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
+		"/var/spool/cron/crontabs", "/var/spool/cron"} {
+		every("", dir)
+	}
 	return list
+}
+
+// under names the directories of a kind of drop-in files, the first of which
+// prevails.
+func under(kind string) []string {
+	return []string{"/etc/" + kind, "/run/" + kind, "/usr/local/lib/" + kind, "/usr/lib/" + kind}
+}
+
+func ufwRuns(t rootfs.Tree) bool {
+	data, err := t.ReadFile("/etc/ufw/ufw.conf")
+	return err == nil && strings.Contains("\n"+string(data), "\nENABLED=yes")
+}
+
+// tunedProfile is the file of the active TuneD profile, "" without one.
+func tunedProfile(t rootfs.Tree) string {
+	data, err := t.ReadFile("/etc/tuned/active_profile")
+	name := strings.TrimSpace(string(data))
+	if err != nil || name == "" || strings.ContainsAny(name, "/ \n") {
+		return ""
+	}
+	for _, dir := range []string{"/etc/tuned", "/etc/tuned/profiles", "/usr/lib/tuned", "/usr/lib/tuned/profiles"} {
+		if file := path.Join(dir, name, "tuned.conf"); t.Exists(file) {
+			return file
+		}
+	}
+	return ""
 }
 
 // dropIns lists the files of several directories by name; one in an earlier

@@ -55,13 +55,13 @@ func kindOf(s Source) kind {
 		return kindModprobe
 	case dir == "modules-load.d" || base == "modules" && dir == "etc":
 		return kindModulesLoad
-	case base == "crontab" || dir == "crontabs" || strings.HasPrefix(dir, "cron."):
+	case base == "crontab" || dir == "crontabs" || dir == "cron" || strings.HasPrefix(dir, "cron."):
 		return kindCron
-	case bytes.HasPrefix(firstLine, []byte("#cloud-config")), strings.HasSuffix(base, ".yml"), strings.HasSuffix(base, ".yaml"):
+	case bytes.HasPrefix(firstLine, []byte("#cloud-config")), strings.HasSuffix(base, ".yml"), strings.HasSuffix(base, ".yaml"), strings.HasSuffix(base, ".cfg"):
 		return kindYAML
 	case bytes.HasPrefix(firstLine, []byte("#!/")), strings.HasSuffix(base, ".sh"), base == "rc.local",
 		strings.HasPrefix(base, "Dockerfile"), strings.HasSuffix(base, ".Dockerfile"), strings.HasSuffix(base, ".service"),
-		strings.HasSuffix(base, ".rules"), strings.HasSuffix(base, ".nft"), base == "grub", base == "cmdline":
+		strings.HasSuffix(base, ".rules"), strings.HasSuffix(base, ".nft"), base == "nftables.conf", base == "grub", base == "cmdline":
 		return kindShell
 	case strings.HasSuffix(base, ".modprobe"):
 		return kindModprobe
