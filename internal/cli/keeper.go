@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/deadman"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
@@ -92,8 +93,15 @@ func (s settings) Writable(key string) (bool, error) {
 // noFiles says why no file can bring settings back: what boots the system
 // lives in another network namespace.
 func (o *keeping) noFiles(own uint64) string {
-	if first, err := netns.Inode("1"); o.root == "" && err == nil && first != own {
+	if o.root != "" {
+		return ""
+	}
+	first, err := netns.Inode("1")
+	switch {
+	case err == nil && first != own:
 		return "this is not the network namespace in which the system boots, and a new one starts from the kernel's defaults"
+	case err != nil && procfs.FS{}.InitialNetns() == ct.No:
+		return "whether the system boots in this network namespace cannot be told, for that of process 1 cannot be read"
 	}
 	return ""
 }

@@ -221,7 +221,11 @@ func printJudgement(env *Env, format string, j *notrack.Judgement) error {
 		notrack.Proven:    "proven, it can do without tracking",
 		notrack.Refuted:   "refuted, it needs tracking",
 		notrack.NotProven: "not proven that it can do without tracking"}[j.Verdict])
-	fmt.Fprintf(w, "%d entries exist now and break at the switch where rules go by their state.\n\n", j.Entries.Total)
+	if n := j.Entries.Total; n == 0 {
+		fmt.Fprintf(w, "No entry of it exists now.\n\n")
+	} else {
+		fmt.Fprintf(w, "%d entries exist now and break at the switch where rules go by their state.\n\n", n)
+	}
 	for _, c := range j.Checks {
 		fmt.Fprintf(w, "  %-11s %s: %s\n", c.Verdict, c.What, c.Why)
 		if c.Missing != "" {

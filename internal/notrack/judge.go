@@ -103,7 +103,8 @@ func (f *Facts) ends(specs []Spec, client bool) Check {
 	case len(f.Listeners) == 0 && f.Entries.Forwarded > 0:
 		c.Verdict, c.Why = Refuted, fmt.Sprintf("nothing listens here, and %d entries pass between others", f.Entries.Forwarded)
 	case len(f.Listeners) == 0:
-		c.Verdict, c.Why = NotProven, "nothing listens on the port"
+		c.Verdict = NotProven
+		c.Why = fmt.Sprintf("nothing listens on the port; if this machine is a client, answers known by source port %d alone would let anybody who sends from it past the stateful rules", specs[0].Port)
 		c.Missing = "start the service, or name the servers that this machine asks with --to"
 	default:
 		c.Why = "a socket listens on " + f.Listeners[0].String()
@@ -202,9 +203,12 @@ func (f *Facts) entries() Check {
 }
 
 func (f *Facts) risks(client bool) []string {
-	r := []string{fmt.Sprintf("%d entries exist: from the switch on their packets are untracked, and rules that accept by state refuse them", f.Entries.Total),
-		"rules that match ct state new or established no longer see these packets; ct state untracked does",
-		"ICMP errors about these flows are no longer related to them: let path-MTU errors in by a rule of their own"}
+	var r []string
+	if n := f.Entries.Total; n > 0 {
+		r = append(r, fmt.Sprintf("%d entries exist: from the switch on their packets are untracked, and rules that accept by state refuse them", n))
+	}
+	r = append(r, "rules that match ct state new or established no longer see these packets; ct state untracked does",
+		"ICMP errors about these flows are no longer related to them: let path-MTU errors in by a rule of their own")
 	if client {
 		r = append(r, "whoever can forge the servers' addresses reaches the ephemeral ports")
 	}

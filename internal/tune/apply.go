@@ -193,7 +193,7 @@ func (k *Keeper) writeAll(tx *journal.Tx, op *journal.Op) error {
 		if err != nil {
 			return fmt.Errorf("write %s: %w", s.Key, err)
 		}
-		k.say("%s: %s -> %s", s.Key, s.Before, got)
+		k.say("%s: %s -> %s", s.Key, orNothing(s.Before), orNothing(got))
 	}
 	return tx.Mark(op.ID, journal.Change{State: journal.Written})
 }

@@ -126,10 +126,18 @@ func (k *Keeper) revertOp(tx *journal.Tx, o *journal.Op, selected func(key strin
 	return errors.Join(errs...)
 }
 
+// orNothing names the value of a table that is not there.
+func orNothing(value string) string {
+	if value == "" {
+		return "nothing"
+	}
+	return value
+}
+
 func (k *Keeper) sayReverted(s journal.Setting, state journal.State, note string) {
 	switch state {
 	case journal.Reverted:
-		k.say("%s: back to %s", s.Key, s.Before)
+		k.say("%s: back to %s", s.Key, orNothing(s.Before))
 	default:
 		k.say("%s: %s (%s)", s.Key, state, note)
 	}

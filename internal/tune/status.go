@@ -191,7 +191,7 @@ func (s *Standing) text(w io.Writer) {
 		case k.State != s.State:
 			note = string(k.State) + ": " + k.Note
 		}
-		fmt.Fprintf(tw, "  %s\t%s -> %s\tnow %s\t%s\n", strings.TrimPrefix(k.Key, Prefix), k.Before, k.After, orUnknown(k.Live), oneLine(note))
+		fmt.Fprintf(tw, "  %s\t%s -> %s\tnow %s\t%s\n", strings.TrimPrefix(k.Key, Prefix), orNothing(k.Before), orNothing(k.After), orUnknown(k.Live), oneLine(note))
 	}
 	tw.Flush()
 }

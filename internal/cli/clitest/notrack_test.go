@@ -81,3 +81,55 @@ func TestNotrackRefuses(t *testing.T) {
 		t.Errorf("%d\n%s", code, out)
 	}
 }
+
+// TestNotrackClient: the way back of a client is opened for the servers named
+// and the ephemeral ports alone, and not where a service waits among those.
+func TestNotrackClient(t *testing.T) {
+	lab.Require(t, "nft", "conntrack")
+	p := lab.Server(t)
+	p.Client.Track()
+	p.Server.ServeDNS(53)
+	b := newBench(t, p.Client)
+	server := netip.AddrPortFrom(p.Server.Addr4, 53)
+	ask := func() {
+		t.Helper()
+		conns, err := p.Client.ConnectUDP(server, netip.PrefixFrom(p.Client.Addr4, 32), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conns[0].Close()
+		if err := conns[0].SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conns[0].Write(make([]byte, 17)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conns[0].Read(make([]byte, 512)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask()
+	if n := p.Client.Count(); n != 1 {
+		t.Fatalf("%d entries of one question", n)
+	}
+	if out, code := b.run("notrack", "--dport", "53", "--install", "--yes"); code != cli.ExitFound || !strings.Contains(out, "anybody who sends from it") {
+		t.Errorf("by source port alone: %d\n%s", code, out)
+	}
+	args := []string{"notrack", "--dport", "53", "--to", p.Server.Addr4.String(), "--install", "--yes", "--trial", "1m"}
+	if out := b.mustRun(args...); !strings.Contains(out, "1 entries exist now") {
+		t.Errorf("the entry was not counted:\n%s", out)
+	}
+	p.Client.Exec("conntrack", "-F")
+	ask()
+	if n := p.Client.Count(); n != 0 {
+		t.Errorf("%d entries although untracked", n)
+	}
+	b.mustRun("revert")
+	p.Client.ServeUDP(45000)
+	if out, code := b.run(args...); code != cli.ExitFound || !strings.Contains(out, "45000") || !strings.Contains(out, "refuted") {
+		t.Errorf("with a service among the ephemeral ports: %d\n%s", code, out)
+	}
+	if out, err := p.Client.TryExec("nft", "list", "table", "inet", notrack.Table); err == nil {
+		t.Errorf("rules were installed:\n%s", out)
+	}
+}
