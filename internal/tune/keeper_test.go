@@ -528,6 +528,59 @@ func TestForeignWrites(t *testing.T) {
 			t.Errorf("state %s", op.Setting(keyTimeWait).State)
 		}
 	})
+	// While time_wait is taken back, which is the first, somebody writes that
+	// one again, or another that is still to come.
+	for _, raced := range []string{keyTimeWait, KeyMax} {
+		t.Run("during the revert of "+raced, func(t *testing.T) {
+			b := newBox(t)
+			id := b.apply(time.Minute)
+			b.onWrite = func(key string) {
+				if key == keyTimeWait {
+					b.onWrite = nil
+					b.settings[raced] = "300001"
+				}
+			}
+			op, err := b.keeper().Revert(t.Context(), id, "asked")
+			if err != nil || op.Setting(raced).State != journal.Foreign {
+				t.Fatalf("%+v, %v", op, err)
+			}
+			want := maps.Clone(oldValues)
+			want[raced] = "300001"
+			if !maps.Equal(b.settings, want) {
+				t.Errorf("%v, want %v", b.settings, want)
+			}
+		})
+	}
+}
+
+// TestOldKernelsHashsize: where the table's size has no setting, a module
+// option keeps it, and goes with it.
+func TestOldKernelsHashsize(t *testing.T) {
+	b := newBox(t)
+	delete(b.settings, KeyBuckets)
+	b.settings[KeyHashsize] = "16384"
+	p := &Plan{Items: []Item{{Key: KeyHashsize, From: "16384", To: "65536"}, {Key: KeyMax, From: "65536", To: "262144"}}}
+	if _, err := b.keeper().Apply(t.Context(), p, ApplyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	files := b.disk.Files()
+	if !strings.HasSuffix(files[ModprobePath], "\noptions nf_conntrack hashsize=65536\n") || strings.Contains(files[ModprobePath], "\ninstall") {
+		t.Errorf("modprobe.d: %q", files[ModprobePath])
+	}
+	for line := range strings.Lines(files[SysctlPath]) {
+		if strings.Contains(line, "hashsize") && !strings.HasPrefix(line, "#") {
+			t.Errorf("sysctl.d: %q", line)
+		}
+	}
+	if v, err := b.keeper().Verify(nil, nil); err != nil || !v.OK() || len(v.Settings) != 2 {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+	if _, err := b.keeper().Revert(t.Context(), "", "asked"); err != nil || b.settings[KeyHashsize] != "16384" {
+		t.Errorf("%v: %v", err, b.settings)
+	}
+	if left, ok := b.disk.Files()[ModprobePath]; ok {
+		t.Errorf("left behind: %q", left)
+	}
 }
 
 func TestNothingHalfDone(t *testing.T) {

@@ -175,6 +175,35 @@ func item(p *Plan, key string) *Item {
 	return nil
 }
 
+// TestEverySettingIsAnswered: each timeout that a kernel has is changed or kept
+// with a reason, and so are the switches.
+func TestEverySettingIsAnswered(t *testing.T) {
+	for _, release := range []string{"3.10.0-1160.el7.x86_64", "5.10.0-30-amd64", "6.1.0-50-amd64", "6.18.44"} {
+		s := machine(release)
+		p, err := New(s, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered := map[string]string{}
+		for _, it := range append(slices.Clone(p.Items), p.Optional...) {
+			answered[it.Key] = it.Why
+		}
+		for _, k := range p.Kept {
+			answered[k.Key] = k.Why
+		}
+		for k := range ct.NumTimeouts {
+			if _, has := s.Timeouts.Get(k); has && answered[TimeoutSetting(k)] == "" {
+				t.Errorf("%s: nothing is said of %s", release, k)
+			}
+		}
+		for _, key := range []string{KeyMax, keyLoose, keyLiberal, keyMaxRetrans, keyAcct} {
+			if answered[key] == "" {
+				t.Errorf("%s: nothing is said of %s", release, key)
+			}
+		}
+	}
+}
+
 func TestGatewayFloors(t *testing.T) {
 	p, err := New(leaking(), Options{})
 	if err != nil {

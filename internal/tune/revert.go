@@ -166,7 +166,12 @@ func (k *Keeper) revertOne(s journal.Setting, held bool) (journal.State, string,
 	case held && (s.Key == KeyBuckets || s.Key == KeyHashsize):
 		return journal.Deferred, "held until max has come down", nil
 	}
-	if _, err := k.Settings.Write(s.Key, s.Before); err != nil {
+	_, err = k.Settings.Write(s.Key, s.Before)
+	live, readErr := k.Settings.Read(s.Key)
+	switch {
+	case readErr == nil && !sameValue(s.Key, s.Before, live) && !sameValue(s.Key, s.After, live):
+		return journal.Foreign, fmt.Sprintf("somebody else has set it to %s as it was taken back; left as it is", live), nil
+	case err != nil:
 		return "", "", fmt.Errorf("write %s back: %w", s.Key, err)
 	}
 	return journal.Reverted, "", nil

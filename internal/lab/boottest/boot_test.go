@@ -157,16 +157,21 @@ esac
 }
 
 // A trial that nobody confirms takes itself back at its deadline, in the
-// guest's time.
+// guest's time: by the timer alone, with every process of ours killed and the
+// program's file gone, and once only.
 func TestDeadlineRevertsByTimer(t *testing.T) {
 	long(t)
 	out := system(t, track+`
 echo "before $(max)"
 ctwarden apply --yes --observe 0 --peak-new 3000/s --for gateway --memory 20% --trial 10m >/tmp/apply 2>&1; echo "apply $?"; tail -5 /tmp/apply
 echo "trial $(max)"
-rm -f /usr/local/bin/ctwarden.gone; mv /usr/local/bin/ctwarden /usr/local/bin/ctwarden.gone
+mv /usr/local/bin/ctwarden /root/gone
+for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in */guard-*) echo killed; kill -9 ${exe//[!0-9]/};; esac; done
 sleep 540; echo "early $(max)"
 sleep 120; echo "late $(max)"
+sysctl -q -w net.netfilter.nf_conntrack_max=200000; sleep 700; echo "own $(max)"
+systemctl list-units --all 'ctwarden*' --no-legend
+/root/gone status; echo "status $?"
 systemctl poweroff
 `, true, nil)
 	one := between(t, out, "1")
@@ -180,6 +185,10 @@ systemctl poweroff
 	if late := value(t, one, "late"); late != before {
 		t.Errorf("%s after the deadline, want %s:\n%s", late, before, one)
 	}
+	if own := value(t, one, "own"); own != "200000" {
+		t.Errorf("%s: what was set after the trial was touched:\n%s", own, one)
+	}
+	wants(t, one, "killed", "Nothing that ctwarden changed is in force", "reverted", "status 0")
 }
 
 // An enabled ufw with a value of its own, and a later file of sysctl.d, are
