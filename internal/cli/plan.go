@@ -71,12 +71,12 @@ is. It changes nothing: ctwarden apply carries a plan out, on trial.`,
 }
 
 // makePlan reads the machine and plans for it.
-func (o *planning) makePlan(ctx context.Context, env *Env, who tune.Owners) (*tune.Plan, error) {
+func (o *planning) makePlan(ctx context.Context, env *Env, who machineOwners) (*tune.Plan, error) {
 	opt, err := o.options()
 	if err != nil {
 		return nil, err
 	}
-	opt.Owners = who
+	opt.Owners, opt.Actors = who, who.actors()
 	s, err := observe.Machine(ctx, observe.Options{Observe: o.observe, Full: true})
 	if err != nil {
 		return nil, err

@@ -74,6 +74,9 @@ func (m machineOwners) Claims(key string) []tune.Claim {
 		}
 		if c.Wins {
 			c.Advice = "it is applied after our file: change the value there, or take it out"
+			if a.Stage == provenance.StageModuleHook {
+				c.Advice += "; " + a.Why
+			}
 		}
 		claims = append(claims, c)
 	}
@@ -92,6 +95,15 @@ func outlasts(a provenance.Assignment) bool {
 		return true
 	}
 	return a.Stage == provenance.StageSysctl && a.Effect == provenance.Wins && afterOurs(a.File)
+}
+
+// actors are programs that run here and have a say.
+func (m machineOwners) actors() []string {
+	var list []string
+	for _, a := range m.report().Actors {
+		list = append(list, a.Name+" "+a.Does)
+	}
+	return list
 }
 
 // AtBoot returns what the next boot gives a setting and where it comes from.

@@ -18,7 +18,7 @@ var known = []struct{ process, name, does string }{
 	{"kube-proxy", "kube-proxy", "raises max, buckets and two TCP timeouts when it starts; deletes entries of removed endpoints"},
 	{"dockerd", "Docker", "needs connection tracking for published ports and masquerading; never untrack its traffic"},
 	{"containerd", "containerd", "runs containers whose namespaces have tables of their own under the one global max"},
-	{"firewalld", "firewalld", "reloads its rules, and with its modprobe hook re-applies conntrack settings when the module is loaded"},
+	{"firewalld", "firewalld", "reloads its rules; where its modprobe hook is installed, which Debian leaves out, conntrack settings are applied again when the module is loaded"},
 	{"tuned", "TuneD", "applies the settings of its profile when it starts"},
 	{"conntrackd", "conntrackd", "replicates entries, deletions too, to its peer: whatever is evicted here is evicted there"},
 	{"ovs-vswitchd", "Open vSwitch", "tracks in zones of its own without hooks; its zones are not ours to touch"},

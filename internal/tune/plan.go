@@ -63,6 +63,9 @@ type Options struct {
 	Unreached []string
 	// Owners says who else sets a value; may be nil.
 	Owners Owners
+	// Actors are programs that run on the machine and act on connection
+	// tracking, a sentence each.
+	Actors []string
 }
 
 // What an option means when it is not given.
@@ -125,6 +128,8 @@ type Plan struct {
 	Rules []RuleNote `json:"rules,omitempty"`
 
 	Unreached []string `json:"unreached_namespaces,omitempty"`
+	// Actors are programs that run here and act on connection tracking.
+	Actors []string `json:"actors,omitempty"`
 	// Warnings are what the plan cannot cure or could not know.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -162,7 +167,7 @@ func New(s *ct.Snapshot, o Options) (*Plan, error) {
 	}
 	o = o.withDefaults()
 	p := &Plan{Schema: PlanSchema, Time: s.Time, Host: s.Host, Kernel: s.Release,
-		Netns: s.Netns, Unreached: o.Unreached}
+		Netns: s.Netns, Unreached: o.Unreached, Actors: o.Actors}
 	p.Role, p.RoleWhy = roleOf(s, o.For)
 	b := &builder{s: s, o: o, p: p, floors: floorsFor(p.Role, s), planned: s.Timeouts}
 	b.demand()

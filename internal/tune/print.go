@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -123,10 +124,10 @@ func (p *Plan) textChanges(w *bufio.Writer) {
 }
 
 func (p *Plan) textWarnings(w *bufio.Writer) {
-	if len(p.Warnings) > 0 {
+	if len(p.Warnings)+len(p.Actors) > 0 {
 		fmt.Fprintln(w, "\nMind:")
 	}
-	for _, s := range p.Warnings {
+	for _, s := range append(slices.Clone(p.Warnings), p.Actors...) {
 		fmt.Fprintf(w, "  - %s\n", s)
 	}
 }
