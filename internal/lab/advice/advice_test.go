@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ctwarden/ctwarden/internal/lab/vm"
+	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
 var (
@@ -107,5 +108,46 @@ func keepResults(t *testing.T, list []Outcome) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRevertedAdvice is the part of the table that every run makes: a table full
+// of connections that were left idle. It shows what the table must keep showing.
+func TestRevertedAdvice(t *testing.T) {
+	scenes := Scenes()
+	i := slices.IndexFunc(scenes, func(s Scene) bool { return s.Name == "left idle" })
+	list := inGuest(t, &scenes[i], true)
+	if len(list) != len(Columns()) {
+		t.Fatalf("%d outcomes", len(list))
+	}
+	t.Log(scenes[i].table(list))
+	for _, o := range list {
+		served, whole := float64(o.Answered)/float64(o.Asked), o.Refused == 0
+		switch o.Column {
+		case "stock", "pasted, then \"reverted\"":
+			if served > 0.5 || whole {
+				t.Errorf("%s: the table refused %d and %d of %d were served", o.Column, o.Refused, o.Answered, o.Asked)
+			}
+		default:
+			if served < 0.95 || !whole {
+				t.Errorf("%s: the table refused %d and %d of %d were served", o.Column, o.Refused, o.Answered, o.Asked)
+			}
+		}
+		if strings.HasPrefix(o.Column, "plan") && o.IdleBroken+o.ActiveBroken > 0 {
+			t.Errorf("%s broke %d idle and %d active connections", o.Column, o.IdleBroken, o.ActiveBroken)
+		}
+	}
+}
+
+// TestCommandsAreUnderstood: every pasted line sets something, scaled where it
+// counts entries.
+func TestCommandsAreUnderstood(t *testing.T) {
+	for line := range strings.Lines(pasted + "\n" + tried + "\n" + reverted) {
+		if _, _, err := parseCommand(strings.TrimSpace(line)); err != nil {
+			t.Error(err)
+		}
+	}
+	if key, v, err := parseCommand("echo 131072 >/sys/module/nf_conntrack/parameters/hashsize"); err != nil || key != tune.KeyBuckets || v != "2048" {
+		t.Errorf("%s = %s, %v", key, v, err)
 	}
 }
