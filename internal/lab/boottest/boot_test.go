@@ -87,7 +87,7 @@ if [ $BOOT = 1 ]; then
   echo "max $(max)"
   ctwarden check --observe 0 | grep -o 'setting-lost-at-boot' | head -1
   echo nf_conntrack > /etc/modules-load.d/site.conf
-  systemctl reboot
+  sync; systemctl reboot --force
 else
   echo "max $(max)"
   ctwarden check --observe 0 | grep -o 'setting-lost-at-boot' | head -1
@@ -124,7 +124,7 @@ case $BOOT in
   ctwarden apply --yes --observe 0 --peak-new 3000/s --for gateway --memory 20% >/tmp/apply 2>&1; echo "apply $?"
   echo "applied $(max)"
   ctwarden confirm >/tmp/confirm 2>&1; echo "confirm $?"; cat /tmp/confirm
-  systemctl reboot ;;
+  sync; systemctl reboot --force ;;
 2)
   echo "kept $(max)"
   ctwarden verify; echo "verify $?"
@@ -230,13 +230,13 @@ case $BOOT in
   echo "applied $(max)"
   ctwarden confirm 2>&1; echo "confirm $?"
   ctwarden verify; echo "verify $?"
-  systemctl reboot ;;
+  sync; systemctl reboot --force ;;
 2)
   echo "conflict $(max)"
   ctwarden verify; echo "verify $?"
   rm /etc/sysctl.d/95-site.conf
   ctwarden verify >/tmp/verify; echo "cleared $?"
-  systemctl reboot ;;
+  sync; systemctl reboot --force ;;
 3)
   echo "kept $(max)"
   ctwarden verify; echo "verify $?"
@@ -287,7 +287,7 @@ case $BOOT in
   ctwarden notrack --dport 53 --install --yes >/tmp/out 2>&1; echo "install $?"; tail -5 /tmp/out
   ctwarden confirm 2>&1; echo "confirm $?"
   ctwarden verify; echo "verify $?"
-  systemctl reboot ;;
+  sync; systemctl reboot --force ;;
 3)
   has kept; $table
   systemctl is-active ctwarden-notrack
@@ -297,7 +297,7 @@ case $BOOT in
   ctwarden revert 2>&1; echo "revert $?"
   has reverted
   ls /etc/ctwarden /etc/systemd/system/*ctwarden* /etc/systemd/system/*/*ctwarden* 2>/dev/null
-  systemctl reboot ;;
+  sync; systemctl reboot --force ;;
 4)
   has gone
   systemctl is-failed '*' | grep -c failed
