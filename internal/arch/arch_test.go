@@ -33,7 +33,7 @@ var callers = []string{"internal/kernel/...", "internal/cli/...", "internal/obse
 
 // pure lists packages whose results depend on their arguments alone.
 var pure = []string{"ct/...", "sim/...", "internal/klog/...", "internal/explain/...", "internal/anonymize/...", "internal/collect/...", "internal/census/...",
-	"internal/diagnose/...", "internal/report/...", "internal/flowexpr/...", "internal/guard/..."}
+	"internal/diagnose/...", "internal/report/...", "internal/flowexpr/...", "internal/guard/...", "internal/guardsim/..."}
 
 // impure lists what a pure package may not call.
 var impure = map[string][]string{

@@ -43,6 +43,8 @@ type Action struct {
 	Why  string `json:"why"`
 	// Undo marks an action that takes an earlier one back.
 	Undo bool `json:"undo,omitempty"`
+	// Of is the ID of the action that an undo takes back, 0 for all of its kind.
+	Of int `json:"of,omitempty"`
 
 	Max      *Change   `json:"max,omitempty"`
 	Buckets  *Change   `json:"buckets,omitempty"`

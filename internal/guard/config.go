@@ -45,7 +45,7 @@ func DefaultConfig() Config {
 		WatchFill: 0.5, PressureFill: 0.75, EmergencyFill: 0.92,
 		WatchFull: 30 * time.Second, PressureFull: 10 * time.Second, EmergencyFull: 2 * time.Second,
 		Leave:    15 * time.Second,
-		Headroom: true, Timeouts: true, Probation: true, FairShares: true, Admission: true, Buckets: false,
+		Headroom: true, Timeouts: true, Probation: true, FairShares: true, Admission: true, Buckets: true,
 		EntriesPerMinute: 600_000, EntriesPerIncident: 10_000_000, SourcesPerIncident: 4096,
 	}
 }

@@ -29,6 +29,7 @@ type Reading struct {
 	AvailableBytes int64
 	TotalBytes     int64
 	HighestCount   int64 // of the fullest namespace of the host; at least Count
+	BusyNamespaces int   // namespaces that hold entries; 0 counts as 1
 
 	// Table is a reading of the table's composition, nil where not asked for.
 	Table *Table

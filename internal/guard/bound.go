@@ -1,0 +1,88 @@
+package guard
+
+import (
+	"math"
+	"slices"
+
+	"github.com/ctwarden/ctwarden/ct"
+)
+
+// bucketBytes is the price of a bucket's head.
+const bucketBytes = 8
+
+// ladderStep is the factor between two values of [Ladder].
+const ladderStep = 1.5
+
+// Ladder lists every value that the guard may give nf_conntrack_max, from just
+// above what stands to the ceiling. Because it can be written down before an
+// incident, a value found later can be told from somebody else's without a
+// disk to write to under fire.
+func Ladder(before, ceiling int64) []int64 {
+	if before <= 0 || ceiling <= before {
+		return nil
+	}
+	var steps []int64
+	for v := float64(before) * ladderStep; v < float64(ceiling); v *= ladderStep {
+		steps = append(steps, int64(v))
+	}
+	return append(steps, ceiling)
+}
+
+// Ceiling is how high max may go: the configured share of the memory available
+// at the start, at the price of an entry with its extensions, divided among
+// the namespaces that hold entries, since max applies to each of them.
+func Ceiling(c *Config, before, entryBytes, availableBytes int64, busyNamespaces int) int64 {
+	if entryBytes <= 0 {
+		entryBytes = 400
+	}
+	n := int64(c.MemoryShare*float64(availableBytes)) / entryBytes / int64(max(busyNamespaces, 1))
+	if c.MaxCeiling > 0 {
+		n = min(n, c.MaxCeiling)
+	}
+	return max(n, before)
+}
+
+// reserve is how many entries must be free or disposable at the limit so that
+// the kernel's early drop keeps refusals below one in ten seconds at a rate of
+// new flows: see [ct.EarlyDropOdds]. It is more than limit where no number of
+// them would do.
+func reserve(v ct.KernelVersion, perSecond float64, limit, buckets int64) int64 {
+	if limit <= 0 || buckets <= 0 {
+		return 0
+	}
+	const refusals = 0.1 // a second
+	if perSecond <= refusals {
+		return 0
+	}
+	enough := func(n int64) bool {
+		return perSecond*(1-ct.EarlyDropOdds(v, float64(n)/float64(limit), limit, buckets)) < refusals
+	}
+	if !enough(limit) {
+		return math.MaxInt32
+	}
+	lo, hi := int64(0), limit
+	for lo < hi {
+		if mid := (lo + hi) / 2; enough(mid) {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return lo
+}
+
+// maxMin is the largest share s for which all demands, each cut to s, fit in
+// the capacity: what the small ones leave is shared by the large ones.
+func maxMin(demands []int64, capacity int64) int64 {
+	d := slices.Clone(demands)
+	slices.Sort(d)
+	left := capacity
+	for i, v := range d {
+		n := int64(len(d) - i)
+		if v*n >= left {
+			return left / n
+		}
+		left -= v
+	}
+	return math.MaxInt64
+}

@@ -1,0 +1,118 @@
+package guard
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// outlook is what the readings foretell.
+type outlook struct {
+	fill     float64
+	arrivals float64 // entries a second
+	// full is when the table reaches max at the present growth, trouble when
+	// the kernel begins to refuse: not before the table is full and what it
+	// could evict is used up. forever if neither comes.
+	full, trouble time.Duration
+	// reserve is how many entries must be free or disposable at the limit.
+	reserve  int64
+	refusing bool
+	// copes: the table is or will be full, and early drop finds a victim for
+	// every newcomer.
+	copes bool
+	// left: it is full or about to be, and best left to the kernel.
+	left bool
+}
+
+const forever = time.Duration(math.MaxInt64)
+
+// spans over which growth is told: a burst shows in the first, a trend in the
+// second.
+const (
+	burstSpan = 250 * time.Millisecond
+	trendSpan = time.Second
+)
+
+func (p *Policy) foresee(r *Reading) (o outlook) {
+	t := &p.trend
+	o.full, o.trouble = forever, forever
+	if r.Max <= 0 {
+		return o
+	}
+	o.fill = float64(r.Count) / float64(r.Max)
+	fast, slow := t.growth(burstSpan), t.growth(trendSpan)
+	// One burst is no trend: it counts at once only where little is left.
+	growth := slow
+	if fast > slow && until(float64(r.Max-r.Count), fast) < p.cfg.EmergencyFull {
+		growth = fast
+	}
+	o.arrivals = max(t.arrivals(trendSpan), growth)
+	o.full = until(float64(r.Max-r.Count), growth)
+	o.refusing = t.refused(trendSpan) >= 1 && o.fill >= 0.9
+	o.reserve = reserve(p.around.Version, max(o.arrivals, 1), r.Max, r.Buckets)
+
+	locked, lockedRate := t.unevictable()
+	room := float64(r.Max) - float64(o.reserve) - locked
+	locks := until(room, lockedRate)
+	o.trouble = max(o.full, locks)
+	if !t.rateKnown {
+		o.trouble = o.full
+	}
+	if o.refusing {
+		o.trouble = 0
+	}
+	o.copes = !o.refusing && t.rateKnown && locks > p.cfg.PressureFull && room > 0
+	o.left = o.copes && (o.fill >= p.cfg.EmergencyFill || o.full < p.cfg.EmergencyFull)
+	return o
+}
+
+// until is when a quantity that grows reaches a distance.
+func until(distance, perSecond float64) time.Duration {
+	if distance <= 0 {
+		return 0
+	}
+	if perSecond <= 0 {
+		return forever
+	}
+	s := distance / perSecond
+	if s > 1e9 {
+		return forever
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
+// call says which level the outlook calls for, and why.
+func (p *Policy) call(o *outlook) (Level, string) {
+	c := &p.cfg
+	switch {
+	case o.refusing:
+		return Emergency, fmt.Sprintf("the kernel refuses %.0f new connections a second", p.trend.refused(trendSpan))
+	case !p.trend.rateKnown && p.asked < 2 && o.trouble < c.EmergencyFull:
+		return Pressure, fmt.Sprintf("the table would be full in %s", roughly(o.full))
+	case o.left:
+		return Pressure, "the table fills, but with entries that the kernel evicts for newcomers"
+	case o.trouble < c.EmergencyFull:
+		return Emergency, fmt.Sprintf("the kernel will refuse connections in %s", roughly(o.trouble))
+	case o.fill >= c.EmergencyFill:
+		return Emergency, fmt.Sprintf("the table is %.0f %% full", 100*o.fill)
+	case o.trouble < c.PressureFull:
+		return Pressure, fmt.Sprintf("the kernel will refuse connections in %s", roughly(o.trouble))
+	case o.fill >= c.PressureFill:
+		return Pressure, fmt.Sprintf("the table is %.0f %% full", 100*o.fill)
+	case o.full < c.WatchFull:
+		return Watch, fmt.Sprintf("the table would be full in %s", roughly(o.full))
+	case o.fill >= c.WatchFill:
+		return Watch, fmt.Sprintf("the table is %.0f %% full", 100*o.fill)
+	}
+	return Calm, ""
+}
+
+func roughly(d time.Duration) string {
+	switch {
+	case d < 100*time.Millisecond:
+		return "no time"
+	case d < 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
