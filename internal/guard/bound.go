@@ -10,24 +10,6 @@ import (
 // bucketBytes is the price of a bucket's head.
 const bucketBytes = 8
 
-// ladderStep is the factor between two values of [Ladder].
-const ladderStep = 1.5
-
-// Ladder lists every value that the guard may give nf_conntrack_max, from just
-// above what stands to the ceiling. Because it can be written down before an
-// incident, a value found later can be told from somebody else's without a
-// disk to write to under fire.
-func Ladder(before, ceiling int64) []int64 {
-	if before <= 0 || ceiling <= before {
-		return nil
-	}
-	var steps []int64
-	for v := float64(before) * ladderStep; v < float64(ceiling); v *= ladderStep {
-		steps = append(steps, int64(v))
-	}
-	return append(steps, ceiling)
-}
-
 // Ceiling is how high max may go: the configured share of the memory available
 // at the start, at the price of an entry with its extensions, divided among
 // the namespaces that hold entries, since max applies to each of them.

@@ -2,27 +2,10 @@ package guard
 
 import (
 	"math"
-	"slices"
 	"testing"
 
 	"github.com/ctwarden/ctwarden/ct"
 )
-
-func TestLadder(t *testing.T) {
-	for _, tc := range []struct {
-		before, ceiling int64
-		want            []int64
-	}{
-		{100, 400, []int64{150, 225, 337, 400}},
-		{100, 100, nil},
-		{0, 100, nil}, // no limit needs no room
-		{100, 120, []int64{120}},
-	} {
-		if got := Ladder(tc.before, tc.ceiling); !slices.Equal(got, tc.want) {
-			t.Errorf("Ladder(%d, %d) = %v, want %v", tc.before, tc.ceiling, got, tc.want)
-		}
-	}
-}
 
 func TestCeiling(t *testing.T) {
 	c := DefaultConfig()

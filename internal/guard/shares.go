@@ -214,7 +214,7 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	p.shares.next = r.At + 3*time.Second
 	return &Action{Kind: KindThin,
 		Why: fmt.Sprintf("%s, and %s more than a fair share of %d entries", why, plural(len(list), "proven source holds", "proven sources hold"), share),
-		Thin: &Thin{Classes: HalfOpen | Unreplied | Closing | Silent, MinIdle: idle, Sources: prefixes(list, p.cfg.SourcesPerIncident),
+		Thin: &Thin{Classes: HalfOpen | Unreplied | Closing | Silent, MinIdle: idle, Sources: sourcesOf(list, p.cfg.SourcesPerIncident),
 			Keep: int(share), Fragile: true, Seconds: seconds, Limit: budget}}
 }
 
@@ -248,19 +248,19 @@ func (p *Policy) restrict(r *Reading, o *outlook) *Action {
 	if len(far) == 0 {
 		far = slices.DeleteFunc(list, func(d demand) bool { return d.n < share })
 	}
-	names := prefixes(far, p.cfg.SourcesPerIncident)
+	sources := sourcesOf(far, p.cfg.SourcesPerIncident)
 	if per > 0 && s.per > 0 && per*5 > s.per*4 {
 		per = s.per // near enough, and never looser while it lasts
 	}
 	if per == s.per {
-		names = merge(s.active, names, p.cfg.SourcesPerIncident)
+		sources = merge(s.active, sources, p.cfg.SourcesPerIncident)
 	}
-	if len(names) == 0 || len(names) == len(s.active) && per == s.per && r.At < s.renewAt || r.At < s.limitAt {
+	if len(sources) == 0 || len(sources) == len(s.active) && per == s.per && r.At < s.renewAt || r.At < s.limitAt {
 		return nil
 	}
 	s.limitAt = r.At + 300*time.Millisecond
-	return &Action{Kind: KindLimit, Limit: &Limit{Sources: names, Seconds: uint32(limitFor / time.Second), PerSource: per},
-		Why: fmt.Sprintf("%s, and %s heading for far more than a fair share of %d entries", p.trouble(o), plural(len(names), "proven source is", "proven sources are"), share)}
+	return &Action{Kind: KindLimit, Limit: &Limit{Sources: sources, Seconds: uint32(limitFor / time.Second), PerSource: per},
+		Why: fmt.Sprintf("%s, and %s heading for far more than a fair share of %d entries", p.trouble(o), plural(len(sources), "proven source is", "proven sources are"), share)}
 }
 
 func (p *Policy) renew(r *Reading) *Action {
@@ -282,7 +282,7 @@ func (s *shareState) done(p *Policy, res *Result) {
 	s.renewAt = res.At + limitFor/2
 }
 
-func prefixes(list []demand, most int) []netip.Prefix {
+func sourcesOf(list []demand, most int) []netip.Prefix {
 	var out []netip.Prefix
 	for i := range min(len(list), most) {
 		out = append(out, list[i].source)

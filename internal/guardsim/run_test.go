@@ -197,6 +197,9 @@ var scenes = map[string]scene{
 func TestScenes(t *testing.T) {
 	for name, sc := range scenes {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "peace" && name != "handshakes-10" {
+				t.Skip("the longer scenes are left out under -short")
+			}
 			t.Parallel()
 			r := play(t, name, sc)
 			if sc.judge != nil {
