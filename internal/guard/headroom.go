@@ -32,6 +32,9 @@ func (l *limitState) take(p *Policy, r *Reading) {
 	}
 	if l.before == 0 {
 		l.before = r.Max
+		if b := p.around.MaxBefore; b > 0 && b != r.Max {
+			l.before, l.ours = b, r.Max // an earlier guard has raised it
+		}
 	}
 	expected := l.before
 	if l.ours != 0 {

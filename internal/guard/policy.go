@@ -354,10 +354,6 @@ func (p *Policy) Deferred() int64 {
 // with memory has been taken.
 func (p *Policy) Ladder() []int64 { return p.limit.ladder }
 
-// Adopt tells a new policy what an earlier run has left in place: max as it
-// was before it, and as it stands.
-func (p *Policy) Adopt(before, now int64) { p.limit.before, p.limit.ours = before, now }
-
 func (p *Policy) note(format string, args ...any) {
 	p.notes = append(p.notes, fmt.Sprintf(format, args...))
 }

@@ -249,7 +249,11 @@ func (h *hands) setBuckets(ctx context.Context, r *guard.Result) {
 		return
 	}
 	if !r.Action.Undo {
-		r.Err = h.ledger.note(ctx, map[string]string{dataBucketsBefore: itoa(c.From), dataBucketsAfter: itoa(c.To)})
+		data := map[string]string{dataBucketsAfter: itoa(c.To)}
+		if h.ledger.bucketsBefore() == 0 { // of several resizes the first knows what was there
+			data[dataBucketsBefore] = itoa(c.From)
+		}
+		r.Err = h.ledger.note(ctx, data)
 		if r.Err != nil {
 			return
 		}

@@ -206,6 +206,21 @@ func (l *ledger) note(ctx context.Context, data map[string]string) error {
 	return l.j.Do(ctx, func(tx *journal.Tx) error { return tx.Note(id, data) })
 }
 
+// bucketsBefore is the number of buckets from before the first resize on record,
+// 0 if there was none.
+func (l *ledger) bucketsBefore() int64 {
+	log, err := l.j.Read()
+	if err != nil {
+		return 0
+	}
+	if o := log.Op(l.id()); o != nil {
+		if s, ok := parseStanding(o); ok {
+			return s.bucketsBefore
+		}
+	}
+	return 0
+}
+
 var errNoRecord = errors.New("it could not be put on record, so it is not written")
 
 // beginProbation writes the entries as they are into a side file and begins the

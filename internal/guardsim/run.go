@@ -155,12 +155,15 @@ func (r *run) advance(ctx context.Context) error {
 	return nil
 }
 
-// sink gives a packet to the table, unless our own rules stop it before.
-func (r *run) sink(at sim.Time, p *sim.Packet) sim.Verdict {
-	if len(r.prefix) > 0 && r.stops(p) {
-		return sim.Refused
+// sink gives packets to the table, unless our own rules stop them before.
+func (r *run) sink(at []sim.Time, ps []sim.Packet, verdicts []sim.Verdict) {
+	for i := range ps {
+		if len(r.prefix) > 0 && r.stops(&ps[i]) {
+			verdicts[i] = sim.Refused
+			continue
+		}
+		verdicts[i] = r.table.Packet(at[i], &ps[i]).Verdict
 	}
-	return r.table.Packet(at, p).Verdict
 }
 
 func (r *run) finish() {
