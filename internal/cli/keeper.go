@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -167,6 +168,7 @@ func explainKeeper(err error) error {
 		{tune.ErrDeadman, "nothing was written; without a dead-man there is no trial. --now applies without one"},
 		{journal.ErrNewer, "use that version to finish what it began"},
 		{journal.ErrUnknown, "`ctwarden status` lists the operations"},
+		{fs.ErrPermission, "run it as root"},
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.is) {

@@ -87,7 +87,11 @@ func printLint(env *Env, format string, files int, list []lint.Finding) error {
 
 func lintSources(env *Env, root string, names []string) ([]lint.Source, error) {
 	if len(names) == 0 {
-		return machineSources(rootfs.Tree{Root: root}), nil
+		list, unread := machineSources(rootfs.Tree{Root: root})
+		if len(unread) > 0 {
+			fmt.Fprintf(env.Stderr, "ctwarden: not readable, and so not judged: %s\n", strings.Join(unread, ", "))
+		}
+		return list, nil
 	}
 	var list []lint.Source
 	for _, name := range names {
@@ -119,12 +123,14 @@ func readNamed(env *Env, name string) ([]byte, error) {
 
 // machineSources reads every place from which settings come at boot, in the
 // order in which they are applied.
-func machineSources(t rootfs.Tree) []lint.Source {
-	var list []lint.Source
+func machineSources(t rootfs.Tree) (list []lint.Source, unread []string) {
 	add := func(name string) {
 		data, err := t.ReadFile(name)
-		if err == nil || errors.Is(err, rootfs.ErrTooLarge) {
+		switch {
+		case err == nil || errors.Is(err, rootfs.ErrTooLarge):
 			list = append(list, lint.Source{Path: name, Data: data})
+		case errors.Is(err, fs.ErrPermission):
+			unread = append(unread, name)
 		}
 	}
 	all := func(names []string) {
@@ -132,7 +138,14 @@ func machineSources(t rootfs.Tree) []lint.Source {
 			add(n)
 		}
 	}
-	every := func(suffix string, dirs ...string) { all(dropIns(t, suffix, dirs...)) }
+	every := func(suffix string, dirs ...string) {
+		for _, dir := range dirs {
+			if _, err := t.List(dir); errors.Is(err, fs.ErrPermission) {
+				unread = append(unread, dir)
+			}
+		}
+		all(dropIns(t, suffix, dirs...))
+	}
 	add("/proc/cmdline")
 	every(".conf", under("modprobe.d")...)
 	add("/etc/modules")
@@ -157,7 +170,7 @@ func machineSources(t rootfs.Tree) []lint.Source {
 		"/var/spool/cron/crontabs", "/var/spool/cron"} {
 		every("", dir)
 	}
-	return list
+	return list, unread
 }
 
 // under names the directories of a kind of drop-in files, the first of which

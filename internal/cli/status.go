@@ -28,7 +28,7 @@ It changes nothing. The exit code is 1 if there is something to act on.`,
 			}
 			st, err := k.Status()
 			if err != nil {
-				return err
+				return explainKeeper(err)
 			}
 			if err := printStatus(env, format, st); err != nil {
 				return err

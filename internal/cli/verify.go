@@ -34,7 +34,7 @@ code is 1 if anything differs.`,
 			}
 			v, err := k.Verify(p, o.owners())
 			if err != nil {
-				return err
+				return explainKeeper(err)
 			}
 			if err := printVerification(env, format, v); err != nil {
 				return err

@@ -173,6 +173,10 @@ func (f *Facts) needed() Check {
 		c.Verdict, c.Why = Refuted, fmt.Sprintf("of its entries %d have a helper, %d are offloaded, %d are SYNPROXY's", e.Helper, e.Offloaded, e.Synproxied)
 		return c
 	}
+	if len(f.Unread) > 0 {
+		c.Verdict, c.Why, c.Missing = NotProven, "not all rules could be read: "+few(f.Unread), "run it as root"
+		return c
+	}
 	for _, u := range f.Users {
 		for _, word := range []string{"mark", "label", "count", "limit", "helper", "synproxy", "flow", "zone", "bytes", "cluster"} {
 			if strings.Contains(strings.ToLower(u), word) {

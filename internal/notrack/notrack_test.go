@@ -34,6 +34,7 @@ func TestJudge(t *testing.T) {
 		{"translated entries", server, func(f *Facts) { f.Entries.NAT = 1 }, Refuted, "translated"},
 		{"a rule that could translate", server, func(f *Facts) { f.NATRules, f.NAT = []string{"nft ip nat post: masquerade"}, ct.Yes }, NotProven, "masquerade"},
 		{"rules unread", server, func(f *Facts) { f.NAT, f.Unread = ct.Unknown, []string{"iptables"} }, NotProven, "iptables"},
+		{"rules unread, and who needs them", server, func(f *Facts) { f.Unread = []string{"the nftables rules"} }, NotProven, "nftables rules"},
 		{"policy drop with state rules", server, func(f *Facts) { f.PolicyDrop = true }, NotProven, "policy"},
 		{"a later drop", server, func(f *Facts) { f.Drops = true }, NotProven, "overrule"},
 		{"helper", server, func(f *Facts) { f.Entries.Helper = 1 }, Refuted, "helper"},
