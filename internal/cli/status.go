@@ -26,7 +26,7 @@ It changes nothing. The exit code is 1 if there is something to act on.`,
 			if err != nil {
 				return err
 			}
-			st, err := k.Status()
+			st, err := k.Status(o.owners())
 			if err != nil {
 				return explainKeeper(err)
 			}

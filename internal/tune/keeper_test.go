@@ -553,6 +553,29 @@ func TestForeignWrites(t *testing.T) {
 	}
 }
 
+// TestStatusNamesWhoDrifted: of those that claim the key, the one whose value
+// stands there.
+func TestStatusNamesWhoDrifted(t *testing.T) {
+	b := newBox(t)
+	b.apply(0)
+	who := claims{KeyMax: {{Who: "sysctl.d", Where: "/etc/sysctl.d/50.conf:1", Value: "1000"}, {Who: "ufw", Where: "/etc/ufw/sysctl.conf:3", Value: "65536"}}}
+	for live, want := range map[string]string{"262144": "", "65536": "/etc/ufw/sysctl.conf:3 (ufw)", "70000": ""} {
+		b.settings[KeyMax] = live
+		st, err := b.keeper().Status(who)
+		if err != nil || len(st.Operations) != 1 {
+			t.Fatalf("%+v, %v", st, err)
+		}
+		for _, s := range st.Operations[0].Settings {
+			if s.Key == KeyMax && (s.DriftedBy != want || s.Drifted != (live != "262144")) {
+				t.Errorf("%s: %+v, want %q", live, s, want)
+			}
+		}
+		if st.Found() != (live != "262144") {
+			t.Errorf("%s: found %v", live, st.Found())
+		}
+	}
+}
+
 // TestOldKernelsHashsize: where the table's size has no setting, a module
 // option keeps it, and goes with it.
 func TestOldKernelsHashsize(t *testing.T) {

@@ -52,13 +52,16 @@ type StandKey struct {
 	Note   string        `json:"note,omitempty"`
 	// Drifted is set if the operation is in force and the value is not.
 	Drifted bool `json:"drifted"`
+	// DriftedBy is who sets the value that stands there now, as far as files and
+	// programs tell.
+	DriftedBy string `json:"drifted_by,omitempty"`
 }
 
 // maxHistory bounds what is told of the past.
 const maxHistory = 5
 
-// Status reads the journal and the machine and changes nothing.
-func (k *Keeper) Status() (*Status, error) {
+// Status reads the journal and the machine and changes nothing. who may be nil.
+func (k *Keeper) Status(who Owners) (*Status, error) {
 	log, err := k.Journal.Read()
 	if err != nil {
 		return nil, err
@@ -67,9 +70,9 @@ func (k *Keeper) Status() (*Status, error) {
 	for _, o := range slices.Backward(log.Ops) {
 		switch {
 		case o.State.Open() || o.State == journal.Confirmed && len(o.Settings) > 0:
-			st.Operations = append(st.Operations, k.standing(o))
+			st.Operations = append(st.Operations, k.standing(o, who))
 		case len(st.History) < maxHistory:
-			st.History = append(st.History, k.standing(o))
+			st.History = append(st.History, k.standing(o, who))
 		}
 	}
 	if log.Damaged > 0 {
@@ -84,13 +87,16 @@ func (k *Keeper) Status() (*Status, error) {
 	return st, nil
 }
 
-func (k *Keeper) standing(o *journal.Op) Standing {
+func (k *Keeper) standing(o *journal.Op, who Owners) Standing {
 	s := Standing{ID: o.ID, Time: o.Time, Actor: o.Actor, Why: o.Why, Netns: o.Netns, State: o.State}
 	here := o.Netns == k.Netns
 	for _, x := range o.Settings {
 		key := StandKey{Key: x.Key, Before: x.Before, After: x.After, State: x.State, Note: x.Note}
 		if here && (o.State.Open() || o.State == journal.Confirmed) {
 			k.compare(&key)
+		}
+		if key.Drifted && who != nil {
+			key.DriftedBy = driftedBy(who.Claims(x.Key), key.Live)
 		}
 		s.Drifted = s.Drifted || key.Drifted
 		s.Settings = append(s.Settings, key)
@@ -101,6 +107,16 @@ func (k *Keeper) standing(o *journal.Op) Standing {
 	}
 	s.Means = k.means(o, &s)
 	return s
+}
+
+// driftedBy names who sets a value that is not ours.
+func driftedBy(claims []Claim, live string) string {
+	for _, c := range claims {
+		if c.Value != "" && c.Value == live {
+			return fmt.Sprintf("%s (%s)", c.Where, c.Who)
+		}
+	}
+	return ""
 }
 
 func (k *Keeper) compare(key *StandKey) {
@@ -188,6 +204,9 @@ func (s *Standing) text(w io.Writer) {
 		switch {
 		case k.Drifted:
 			note = "drifted: somebody else has changed it"
+			if k.DriftedBy != "" {
+				note = "drifted: as " + k.DriftedBy + " sets it"
+			}
 		case k.State != s.State:
 			note = string(k.State) + ": " + k.Note
 		}
