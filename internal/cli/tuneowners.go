@@ -9,6 +9,7 @@ import (
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/netns"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
 	"github.com/ctwarden/ctwarden/internal/notrack"
@@ -32,7 +33,12 @@ func (o *keeping) owners() machineOwners {
 	return machineOwners{sync.OnceValue(func() *provenance.Report {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		if r := observe.Owners(ctx, o.root, settingsOnly()); r != nil {
+		s := settingsOnly()
+		// A container with an init of its own boots from its own files.
+		if own, err := netns.Inode(""); err == nil && o.noFiles(own) == "" {
+			s.Netns.Initial = ct.Yes
+		}
+		if r := observe.Owners(ctx, o.root, s); r != nil {
 			return r
 		}
 		return new(provenance.Report)

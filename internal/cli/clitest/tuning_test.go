@@ -297,6 +297,47 @@ func TestReadOnlySysctls(t *testing.T) {
 	}
 }
 
+// TestUnprivilegedContainer: root of a user namespace, as in LXC, may set the
+// timeouts of its own network namespace and nothing of the host's.
+func TestUnprivilegedContainer(t *testing.T) {
+	lab.Require(t, "unshare", "nft")
+	b := newBench(t, nil)
+	// In the container root's files are those of the user who made it.
+	if err := os.Chmod(b.dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	max := b.plan(tune.Item{Key: timeWait, From: "120", To: "30"}, tune.Item{Key: tune.KeyMax, To: "400000"})
+	data, err := os.ReadFile(max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := filepath.Join(b.dir, "both.json")
+	if err := os.WriteFile(both, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	own := b.plan(shorter()...)
+	script := `nft add table inet fw; nft add chain inet fw in '{ type filter hook input priority 0; }'; nft add rule inet fw in ct state established accept
+value() { echo "$1 $(cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait)"; }
+value before
+run() { "$0" "$@" --root ` + filepath.Join(b.dir, "root") + `; }
+run apply ` + both + ` --yes; echo "host $?"; value refused
+run apply ` + own + ` --yes --trial 1m; echo "own $?"; value applied
+run confirm; echo "confirm $?"; run verify; echo "verify $?"; run revert; echo "revert $?"; value reverted`
+	c := exec.Command("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "sh", "-c", script, b.prog)
+	c.Env = b.env
+	text, err := c.CombinedOutput()
+	out := string(text)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"before 120", "belongs to the host", "host 2", "refused 120", "own 0", "applied 30",
+		"confirm 0", "verify 0", "revert 0", "reverted 120"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing from:\n%s", want, out)
+		}
+	}
+}
+
 // TestKilledAtRandom kills apply and revert with SIGKILL at any moment; the
 // next revert leaves the old values, and the journal can be read.
 func TestKilledAtRandom(t *testing.T) {
