@@ -138,7 +138,7 @@ func TestGoldenPlans(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, f := range Formats {
-				if f != "text" && f != "json" && tt.name != "churn" {
+				if f != "text" && f != "json" && tt.name != "churn" && tt.name != "old" {
 					continue
 				}
 				var b bytes.Buffer

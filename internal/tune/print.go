@@ -263,19 +263,21 @@ func SysctlFile(items []Item, title string) string {
 func (p *Plan) shell(w *bufio.Writer) {
 	fmt.Fprintf(w, "#!/bin/sh\n# ctwarden plan %s.\n# Until the next boot only. ctwarden apply does the same on trial, with an undo.\nset -eu\nmodprobe nf_conntrack 2>/dev/null || :\n", p.title())
 	for _, it := range p.Items {
-		fmt.Fprintf(w, "\n# %s\n", oneLine(it.Why))
-		if it.Key == KeyHashsize {
-			fmt.Fprintf(w, "echo %s >%s\n", it.To, KeyHashsize)
-		} else {
-			fmt.Fprintf(w, "sysctl -w %s=%s\n", it.Key, it.To)
-		}
+		fmt.Fprintf(w, "\n# %s\n%s\n", oneLine(it.Why), shellSet(it.Key, it.To))
 	}
 	fmt.Fprintln(w, "\n# To go back (never lower max below what is in the table; see nf_conntrack_count):")
 	for i := len(p.Items) - 1; i >= 0; i-- {
 		if it := p.Items[i]; it.From != "" {
-			fmt.Fprintf(w, "# sysctl -w %s=%s\n", it.Key, it.From)
+			fmt.Fprintf(w, "# %s\n", shellSet(it.Key, it.From))
 		}
 	}
+}
+
+func shellSet(key, value string) string {
+	if key == KeyHashsize {
+		return "echo " + value + " >" + KeyHashsize
+	}
+	return "sysctl -w " + key + "=" + value
 }
 
 // ansible writes tasks that need no collection beyond ansible.builtin. The
