@@ -108,7 +108,7 @@ func (t *Table) dccpPacket(e *entry, dir int, p *Packet) outcome {
 		if !t.dccpReopened(k, dir, typ, p) {
 			k.lastDir = uint8(dir)
 			k.setLastDCCP(typ)
-			return accept
+			return ignored
 		}
 		to = dRS
 	case dIV:

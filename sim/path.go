@@ -78,6 +78,7 @@ type outcome uint8
 
 const (
 	accept  outcome = iota
+	ignored         // accepted, but neither refreshed nor counted
 	invalid         // -NF_ACCEPT: passes without its entry
 	repeat          // -NF_REPEAT: the entry is gone, look up again
 	killed          // accepted, but the entry is gone
@@ -110,11 +111,13 @@ func (t *Table) track(k *key, h uint32, replyZone uint16, p *Packet) Flight {
 		}
 		switch t.handle(&t.entries[f.entry], int(link&1), p) {
 		case accept:
+			t.account(&f, p)
+			fallthrough
+		case ignored:
 			e := &t.entries[f.entry]
 			if f.reply {
 				e.set(ct.StatusSeenReply)
 			}
-			t.account(&f, p)
 			return f
 		case killed:
 			t.destroy(f.entry, CauseReset)
@@ -181,7 +184,8 @@ func (t *Table) handle(e *entry, dir int, p *Packet) outcome {
 	return accept
 }
 
-// account counts the packet where accounting was on at the entry's birth.
+// account counts the packet where accounting was on at the entry's birth. What
+// does not refresh the entry is not counted (nf_ct_refresh_acct).
 func (t *Table) account(f *Flight, p *Packet) {
 	if int(f.entry) < len(t.acct) {
 		d := &t.acct[f.entry].dir[b2i(f.reply)]

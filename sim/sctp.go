@@ -165,7 +165,7 @@ func (t *Table) sctpPacket(e *entry, dir int, p *Packet) outcome {
 		}
 	}
 	if c.keep {
-		return accept
+		return ignored
 	}
 	e.refresh(t.jiffies, t.sctpTimeout(c.to))
 	if t.rules.sctp == sctpHeartbeatAcked && c.was == sCE && dir == reply && c.to == sES {

@@ -167,7 +167,7 @@ func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
 	case tcpIgnore:
 		if !t.tcpResync(k, kind, dir, s) {
 			t.tcpRemember(k, was, kind, dir, s)
-			return accept
+			return ignored
 		}
 		was, to = ss, sr
 	case tcpInvalid:
@@ -176,7 +176,7 @@ func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
 		if was == la && kind == kindAck && int(k.lastDir) != dir &&
 			k.lastKind == kindSyn && k.lastFlags&tcpChallengeAck != 0 {
 			k.lastFlags &^= tcpChallengeAck
-			return accept
+			return ignored
 		}
 	case s2:
 		k.lastFlags |= tcpSimultaneous
@@ -195,7 +195,7 @@ func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
 	if check {
 		switch t.tcpInWindow(e, dir, kind, s) {
 		case windowIgnore:
-			return accept
+			return ignored
 		case windowInvalid:
 			t.tcpCutInvalid(e, dir, kind)
 			return invalid
@@ -370,7 +370,7 @@ func (t *Table) tcpAccepted(e *entry, dir int, kind tcpKind, was, to uint8) outc
 		case kind == kindRst:
 			return killed
 		case t.rules.synRetransmitKeeps && kind == kindSyn && was == ss:
-			return accept
+			return ignored
 		case to == es:
 			timeout = min(timeout, t.tcpTimeouts[tcpTimeoutUnack])
 		}

@@ -115,7 +115,8 @@ func ipv4(b []byte, onWire int64, p *sim.Packet) Reason {
 	p.Length = uint32(total)
 	p.Tuple.Src, p.Tuple.Dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
 	p.Tuple.Proto = ct.Proto(b[9])
-	return transport(p, b[ihl:min(len(b), total)], total-ihl)
+	more := be.Uint16(b[6:])&0x2000 != 0
+	return transport(p, b[ihl:min(len(b), total)], total-ihl, more)
 }
 
 // maxExtensions bounds the walk along IPv6 extension headers.
@@ -134,7 +135,7 @@ func ipv6(b []byte, onWire int64, p *sim.Packet) Reason {
 	}
 	p.Length = uint32(payload + 40)
 	p.Tuple.Src, p.Tuple.Dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
-	next, rest := b[6], b[40:min(len(b), 40+payload)]
+	next, rest, more := b[6], b[40:min(len(b), 40+payload)], false
 	for range maxExtensions {
 		size := 0
 		switch next {
@@ -155,13 +156,13 @@ func ipv6(b []byte, onWire int64, p *sim.Packet) Reason {
 			if be.Uint16(rest[2:])&0xfff8 != 0 {
 				return LaterPart
 			}
-			size = 8
+			size, more = 8, rest[3]&1 != 0
 		case 59: // nothing follows
 			p.Flags |= sim.FlagNoL4
 			return ""
 		default:
 			p.Tuple.Proto = ct.Proto(next)
-			return transport(p, rest, payload)
+			return transport(p, rest, payload, more)
 		}
 		if size > payload {
 			p.Flags |= sim.FlagNoL4
@@ -177,8 +178,8 @@ func ipv6(b []byte, onWire int64, p *sim.Packet) Reason {
 }
 
 // transport reads the header behind IP. length is what the packet had on the
-// wire; b may be less of it.
-func transport(p *sim.Packet, b []byte, length int) Reason {
+// wire; b may be less of it. more says that fragments with the rest follow.
+func transport(p *sim.Packet, b []byte, length int, more bool) Reason {
 	need := leastHeader(p.Tuple.Proto)
 	if length < need {
 		p.Flags |= sim.FlagMalformed
@@ -200,7 +201,10 @@ func transport(p *sim.Packet, b []byte, length int) Reason {
 	case ct.TCP:
 		return tcp(p, b, length)
 	case ct.UDP:
-		if n := int(be.Uint16(b[4:])); n < 8 || n > length {
+		switch n := int(be.Uint16(b[4:])); {
+		case more && n > length:
+			p.Length += uint32(n - length)
+		case n < 8 || n > length:
 			p.Flags |= sim.FlagMalformed
 		}
 	case ct.ICMP, ct.ICMPv6:

@@ -12,7 +12,8 @@ import (
 )
 
 // FlowLine prints an entry for scenario files: protocol, state, seconds left,
-// both tuples, status, and of TCP the scales and flags of both sides.
+// both tuples, status, of TCP the scales and flags of both sides, and packets and
+// bytes where they are counted.
 func FlowLine(f *ct.Flow) string {
 	state := f.StateName()
 	if state == "" {
@@ -25,6 +26,10 @@ func FlowLine(f *ct.Flow) string {
 	if f.Orig.Proto == ct.TCP {
 		s += fmt.Sprintf(" scale=%d/%d flags=%s/%s", f.TCP.WScaleOrig, f.TCP.WScaleReply,
 			tcpFlagText(f.TCP.FlagsOrig), tcpFlagText(f.TCP.FlagsReply))
+	}
+	if f.Fields&ct.HasCounters != 0 {
+		s += fmt.Sprintf(" packets=%d/%d bytes=%d/%d", f.OrigCounters.Packets, f.ReplyCounters.Packets,
+			f.OrigCounters.Bytes, f.ReplyCounters.Bytes)
 	}
 	return s
 }

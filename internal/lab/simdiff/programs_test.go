@@ -188,6 +188,17 @@ func runPing(s *stage) {
 	s.program("ping", "-n", "-q", "-c", "3", "-i", "0.2", six)
 	s.program("ping", "-n", "-q", "-c", "2", "-i", "0.2", "-s", "4000", six)
 	s.program("ping", "-n", "-q", "-c", "300", "-f", four)
+	// Datagrams in fragments.
+	s.server.ServeUDP(7)
+	big, err := s.client.ConnectUDP(netip.AddrPortFrom(s.server.Addr4, 7), s.client.Sources4, 3)
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, c := range big {
+		if _, err := c.Write(make([]byte, 2000)); err != nil {
+			s.Fatal(err)
+		}
+	}
 	for i := range uint32(3) {
 		s.program("ping", "-n", "-q", "-c", "1", "-W", "1", "-e", "77", "-I", lab.Nth(s.client.Sources4, 50+i).String(), four)
 	}

@@ -42,7 +42,7 @@ var (
 
 func (s *stage) replay(e sim.Era) *replay {
 	c := sim.DefaultConfig(e)
-	c.Max, c.Buckets = 0, 1<<16
+	c.Max, c.Buckets, c.Knobs.Acct = 0, 1<<16, true
 	r := &replay{config: c, own: []netip.Addr{s.tracker.Addr4, s.tracker.Addr6}}
 	if s.gateway {
 		r.own = append(r.own, gatewayOut4, gatewayOut6)
@@ -86,6 +86,7 @@ func (s *stage) listen() (stop func() map[ct.Tuple][]ct.Tuple) {
 // what the capture leaves in the model's.
 func (s *stage) compare(run func(*stage), drops func(*sim.Packet) bool) {
 	s.Helper()
+	s.tracker.SetSysctl("net.netfilter.nf_conntrack_acct", "1")
 	dev := s.tracker.Dev
 	if s.gateway {
 		dev = "any"
@@ -114,6 +115,7 @@ func (s *stage) compare(run func(*stage), drops func(*sim.Packet) bool) {
 	}); err != nil {
 		s.Fatal(err)
 	}
+	read := time.Now()
 	counters := countersOf(s.T, conn).Sub(before)
 	if s.gateway {
 		r.chosen = stop()
@@ -122,7 +124,7 @@ func (s *stage) compare(run func(*stage), drops func(*sim.Packet) bool) {
 	if lost > 0 {
 		s.Fatalf("the capture misses %d packets", lost)
 	}
-	r.check(s.T, file, at, kernel, counters)
+	r.check(s.T, file, at, read, kernel, counters)
 }
 
 func countersOf(t *testing.T, c *ctnl.Conn) (sum ct.Counters) {
@@ -139,9 +141,9 @@ func countersOf(t *testing.T, c *ctnl.Conn) (sum ct.Counters) {
 
 // check plays a capture and reports what differs, with the packets of the first
 // entry that does.
-func (r *replay) check(t *testing.T, file *os.File, at time.Time, kernel map[ct.Tuple]ct.Flow, counters ct.Counters) {
+func (r *replay) check(t *testing.T, file *os.File, at, read time.Time, kernel map[ct.Tuple]ct.Flow, counters ct.Counters) {
 	t.Helper()
-	r.run(t, file, at)
+	r.run(t, file, at, read)
 	lines, tuples := r.difference(kernel)
 	t.Logf("%d packets, %d entries, %d differ; counters %+v", r.packets, len(kernel), len(lines), counters)
 	for i, l := range lines {
@@ -160,7 +162,7 @@ func (r *replay) check(t *testing.T, file *os.File, at time.Time, kernel map[ct.
 	}
 }
 
-func (r *replay) run(t *testing.T, file *os.File, at time.Time) {
+func (r *replay) run(t *testing.T, file *os.File, at, read time.Time) {
 	t.Helper()
 	if _, err := file.Seek(0, 0); err != nil {
 		t.Fatal(err)
@@ -174,9 +176,10 @@ func (r *replay) run(t *testing.T, file *os.File, at time.Time) {
 		t.Fatal(err)
 	}
 	r.packets = 0
-	if err := r.play(c, at); err != nil {
+	if err := r.play(c, at, read); err != nil {
 		t.Fatal(err)
 	}
+	r.fragments = c.Stats().Skipped[capture.LaterPart] > 0
 }
 
 // tell plays the capture again and prints the last packets of one flow.
@@ -199,7 +202,7 @@ func (r *replay) tell(t *testing.T, file *os.File, until time.Time, orig ct.Tupl
 		}
 		told = append(told, line)
 	}
-	r.run(t, file, until)
+	r.run(t, file, until, until)
 	r.history = nil
 	return strings.Join(told, "\n")
 }

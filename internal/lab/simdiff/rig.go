@@ -164,6 +164,7 @@ func (r *Rig) setKnobs(k sim.Knobs) {
 	}
 	set("tcp_max_retrans", int(k.TCPMaxRetrans))
 	set("checksum", b2i(k.Checksum))
+	set("acct", b2i(k.Acct))
 }
 
 // has reports whether the kernel has a setting.

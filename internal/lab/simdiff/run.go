@@ -52,7 +52,9 @@ const statusCompared = ct.StatusSeenReply | ct.StatusAssured | ct.StatusConfirme
 
 // same reports whether two entries agree, timeouts within slack seconds.
 func same(a, b *ct.Flow, slack uint32) bool {
-	return a.Orig == b.Orig && a.Reply == b.Reply && a.State == b.State && a.Zone == b.Zone &&
+	return a.Orig == b.Orig && a.Reply == b.Reply && a.State == b.State &&
+		a.Zone == b.Zone && a.ZoneOrig == b.ZoneOrig && a.ZoneReply == b.ZoneReply &&
+		a.OrigCounters.Packets == b.OrigCounters.Packets && a.ReplyCounters.Packets == b.ReplyCounters.Packets &&
 		(a.Status^b.Status)&statusCompared == 0 && a.TCP == b.TCP &&
 		a.TimeoutSeconds <= b.TimeoutSeconds+slack && b.TimeoutSeconds <= a.TimeoutSeconds+slack
 }

@@ -24,6 +24,7 @@ var (
 // own; where they wait, sequences outlive timeouts.
 func batchOf(g *simtest.Generator, e sim.Era, n int, waits, knobs bool) *Batch {
 	b := &Batch{Timeouts: e.Timeouts(), Knobs: sim.DefaultKnobs(), Era: e}
+	b.Knobs.Acct = waits || knobs
 	if k := &b.Knobs; knobs {
 		k.TCPLoose = g.R.IntN(3) > 0
 		k.TCPBeLiberal = g.R.IntN(3) == 0
@@ -78,7 +79,7 @@ func compareRandom(t *testing.T, e sim.Era, n int, nat bool) {
 	rig := NewRig(t, nat)
 	// Batches come in four kinds: with and without waits, with the kernel's own
 	// knobs and with others.
-	each := min(max(n/8, 250), 10000)
+	each := min(max(n/4, 250), 10000)
 	var sum Report
 	for i, left := 0, n; left > 0; i, left = i+1, left-each {
 		b := batchOf(g, e, min(left, each), i%2 == 0, i%4 >= 2)
