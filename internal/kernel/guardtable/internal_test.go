@@ -196,3 +196,16 @@ func FuzzAnswers(f *testing.F) {
 		}
 	})
 }
+
+// FuzzMark gives the reader of marks names of chains that anybody may have
+// given.
+func FuzzMark(f *testing.F) {
+	f.Add(mark())
+	f.Add("owner_1_2_3")
+	f.Add("owner_4026531836_99999999999999999999_-1")
+	f.Fuzz(func(t *testing.T, name string) {
+		if err := ended(name); err == nil && !strings.HasPrefix(name, markPrefix) {
+			t.Errorf("%q passed for a mark", name)
+		}
+	})
+}
