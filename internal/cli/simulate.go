@@ -241,16 +241,29 @@ func (s *simulator) print(rs []simulate.Result, f *simulate.Found, in *trafficIn
 	case "csv":
 		return simulate.WriteCSV(w, rs)
 	case "html":
-		return simulate.WriteHTML(w, rs)
+		return simulate.WriteHTML(w, rs, s.caption(in))
 	case "svg":
-		return simulate.WriteSVG(w, rs)
+		return simulate.WriteSVG(w, rs, s.caption(in))
 	}
-	note := ""
+	return simulate.WriteText(w, rs, s.note(f))
+}
+
+// note says what one must know about the figures.
+func (s *simulator) note(f *simulate.Found) string {
+	var parts []string
 	if f != nil {
-		note = fmt.Sprintf("The smallest %s with %s is %d.", f.Key, f.Target, f.Value)
+		parts = append(parts, fmt.Sprintf("The smallest %s with %s is %d.", f.Key, f.Target, f.Value))
 	}
 	if s.scale < 1 {
-		note = strings.TrimSpace(note + fmt.Sprintf(" Thinned: %g of the connections were simulated, on a table of that size; the figures are those of all.", s.scale))
+		parts = append(parts, fmt.Sprintf("Thinned: %g of the connections were simulated, on a table of that size; the figures are those of all.", s.scale))
 	}
-	return simulate.WriteText(w, rs, note)
+	return strings.Join(parts, " ")
+}
+
+func (s *simulator) caption(in *trafficInput) simulate.Caption {
+	c := simulate.Caption{Note: s.note(nil)}
+	if in.spec != nil {
+		c.Title = in.spec.Title
+	}
+	return c
 }

@@ -55,11 +55,9 @@ func TestHourAndDay(t *testing.T) {
 	if os.Getenv("CTWARDEN_LONG") == "" {
 		t.Skip("long: make sim-hour")
 	}
-	spec := hour(t, time.Hour)
 	set := setting(t, "max=2500000,buckets=2097152")
-	compareScales(t, "the hour", spec, set, 1, 0.05)
-	spec = hour(t, 24*time.Hour)
-	runScale(t, "the day", spec, set, 0.05)
+	t.Run("hour", func(t *testing.T) { compareScales(t, "the hour", hour(t, time.Hour), set, 1, 0.05) })
+	t.Run("day", func(t *testing.T) { runScale(t, "the day", hour(t, 24*time.Hour), set, 0.05) })
 }
 
 func runScale(t *testing.T, what string, spec *workload.Spec, set Setting, scale float64) *Result {

@@ -3,7 +3,6 @@ package simulate
 import (
 	"encoding/csv"
 	"fmt"
-	"html/template"
 	"io"
 	"strconv"
 	"strings"
@@ -31,6 +30,7 @@ func WriteText(w io.Writer, rs []Result, note string) error {
 	}
 	for i := range rs {
 		fmt.Fprintf(&b, "\n%s  entries over %s (max %s)\n   %s\n", letter(i), span(rs[i].Seconds), num(rs[i].Max), spark(&rs[i], 72))
+		kinds(&b, &rs[i])
 		classes(&b, &rs[i])
 	}
 	_, err := io.WriteString(w, b.String())
@@ -57,11 +57,10 @@ func verdict(rs []Result) string {
 	case r.Refused == 0:
 		return fmt.Sprintf("Setting %s holds: it peaks at %s of %s entries and refuses nothing.", letter(best), num(r.Peak), num(r.Max))
 	}
-	s, ok := r.LegitimateServed()
-	if !ok {
+	if _, ok := r.LegitimateServed(); !ok {
 		return fmt.Sprintf("None holds; setting %s does best with %s packets refused.", letter(best), num(int(r.Refused)))
 	}
-	return fmt.Sprintf("None holds without refusals; setting %s does best and serves %.1f %% of legitimate connections.", letter(best), 100*s)
+	return fmt.Sprintf("None holds without refusals; setting %s does best and serves %s of legitimate connections.", letter(best), servedText(r))
 }
 
 // better prefers service to legitimate connections, then fewer refusals, then
@@ -105,6 +104,31 @@ func servedText(r *Result) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.2f %%", 100*s)
+}
+
+// kinds says what the table held when it was fullest.
+func kinds(b *strings.Builder, r *Result) {
+	p := r.fullest()
+	if p == nil || p.Count == 0 {
+		return
+	}
+	var parts []string
+	for i, n := range p.States {
+		if n > 0 {
+			parts = append(parts, num(n)+" "+StateNames[i])
+		}
+	}
+	fmt.Fprintf(b, "   after %s: %s\n", span(p.At), strings.Join(parts, ", "))
+}
+
+// fullest is the point with most entries of those that know the states.
+func (r *Result) fullest() (most *Point) {
+	for i := range r.Points {
+		if p := &r.Points[i]; p.States != nil && (most == nil || p.Count > most.Count) {
+			most = p
+		}
+	}
+	return most
 }
 
 func classes(b *strings.Builder, r *Result) {
@@ -204,88 +228,4 @@ func WriteCSV(w io.Writer, rs []Result) error {
 	}
 	c.Flush()
 	return c.Error()
-}
-
-// chart is what the picture's template draws.
-type chart struct {
-	Verdict       string
-	Runs          []chartRun
-	Width, Height int
-	XTicks        []mark
-	YTicks        []mark
-}
-
-type chartRun struct {
-	*Result
-	Letter, Colour, Dash, Path, MaxPath string
-	Served, Full, Memory, Evicted       string
-}
-
-type mark struct {
-	At    float64
-	Label string
-}
-
-// Colours that differ in lightness too; dashes tell them apart without colour.
-var (
-	colours = []string{"#1b6ca8", "#c8553d", "#3f7d20", "#7b4b94", "#8a6d00", "#444444"}
-	dashes  = []string{"", "6 3", "2 2", "8 3 2 3", "1 3", "10 4"}
-)
-
-func newChart(rs []Result) chart {
-	c := chart{Verdict: verdict(rs), Width: 860, Height: 300}
-	top, end := 1.0, 1.0
-	for i := range rs {
-		top = max(top, float64(rs[i].Peak), float64(rs[i].Max))
-		end = max(end, rs[i].Seconds)
-	}
-	x := func(at float64) float64 { return 60 + at/end*float64(c.Width-80) }
-	y := func(n float64) float64 { return 10 + (1-n/top)*float64(c.Height-40) }
-	for i := range rs {
-		r := &rs[i]
-		run := chartRun{Result: r, Letter: letter(i), Colour: colours[i%len(colours)], Dash: dashes[i%len(dashes)],
-			Served: servedText(r), Full: fullAfter(r), Memory: mib(r.Memory), Evicted: evicted(r)}
-		var p strings.Builder
-		for j, pt := range r.Points {
-			fmt.Fprintf(&p, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[j == 0], x(pt.At), y(float64(pt.Count)))
-		}
-		run.Path = p.String()
-		run.MaxPath = fmt.Sprintf("M60 %.1fH%d", y(float64(r.Max)), c.Width-20)
-		c.Runs = append(c.Runs, run)
-	}
-	for i := range 5 {
-		f := float64(i) / 4
-		c.XTicks = append(c.XTicks, mark{x(end * f), span(end * f)})
-		c.YTicks = append(c.YTicks, mark{y(top * f), num(int(top * f))})
-	}
-	return c
-}
-
-const svgText = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{.Width}} {{.Height}}" role="img" font-family="sans-serif" font-size="11">
-<title>{{.Verdict}}</title><rect width="100%" height="100%" fill="#fff"/>
-{{range .YTicks}}<path d="M60 {{.At}}H840" stroke="#ddd"/><text x="55" y="{{.At}}" dy="4" text-anchor="end" fill="#444">{{.Label}}</text>
-{{end}}{{range .XTicks}}<text x="{{.At}}" y="{{$.Height}}" dy="-8" text-anchor="middle" fill="#444">{{.Label}}</text>
-{{end}}{{range .Runs}}<path d="{{.MaxPath}}" stroke="{{.Colour}}" stroke-width="1" stroke-dasharray="1 4" fill="none"/>
-<path d="{{.Path}}" stroke="{{.Colour}}" stroke-width="2" stroke-dasharray="{{.Dash}}" fill="none"/>
-{{end}}</svg>`
-
-const htmlText = `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ctwarden simulate</title>
-<style>body{font:15px/1.5 sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;width:100%}th,td{padding:.3em .5em;border-bottom:1px solid #ddd;text-align:right}th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}</style>
-<h1>{{.Verdict}}</h1>{{template "svg" .}}
-<p>Entries over time. A solid or dashed line is a setting, the dotted line of the same colour its limit.</p>
-<table><tr><th></th><th>setting</th><th>kernel</th><th>peak</th><th>full after</th><th>refused</th><th>evicted</th><th>served</th><th>memory</th></tr>
-{{range .Runs}}<tr><td><svg width="40" height="10"><path d="M0 5H40" stroke="{{.Colour}}" stroke-width="2" stroke-dasharray="{{.Dash}}"/></svg> {{.Letter}}</td><td>{{.Name}}</td><td>{{.Era}}</td><td>{{.Peak}}</td><td>{{.Full}}</td><td>{{.Refused}}</td><td>{{.Evicted}}</td><td>{{.Served}}</td><td>{{.Memory}}</td></tr>
-{{end}}</table></html>
-`
-
-var pictures = template.Must(template.Must(template.New("html").Parse(htmlText)).New("svg").Parse(svgText))
-
-// WriteHTML writes a page that needs nothing else, WriteSVG the chart alone.
-func WriteHTML(w io.Writer, rs []Result) error {
-	return pictures.ExecuteTemplate(w, "html", newChart(rs))
-}
-
-// WriteSVG writes the chart.
-func WriteSVG(w io.Writer, rs []Result) error {
-	return pictures.ExecuteTemplate(w, "svg", newChart(rs))
 }

@@ -39,7 +39,7 @@ func newRunner(s Setting, t Traffic, o Options, tell func(Progress)) (*runner, e
 	var err error
 	rn.table, err = sim.New(cfg)
 	rn.max = cfg.Max
-	rn.r = Result{Name: s.Name, Era: cfg.Era.Label(), Max: s.Config.Max, Buckets: s.Config.Buckets, FullAt: -1, Scale: o.Scale}
+	rn.r = Result{Name: s.Name, Values: s.Values, Era: cfg.Era.Label(), Max: s.Config.Max, Buckets: s.Config.Buckets, FullAt: -1, Scale: o.Scale}
 	return rn, err
 }
 
@@ -174,7 +174,7 @@ func (rn *runner) finish(t Traffic) Result {
 		r.Classes = append(r.Classes, cr)
 	}
 	if rn.o.Scale < 1 {
-		r.enlarge(rn.o.Scale)
+		r.enlarge(rn.o.Scale, rn.max)
 	}
 	r.Memory = int64(r.Peak)*entryBytes + int64(r.Buckets)*bucketBytes
 	return r

@@ -59,6 +59,7 @@ var keys = []string{"max", "buckets", "era", "name", "tcp_loose", "tcp_be_libera
 // of its own, "era=" another kernel.
 func ParseSetting(text string, base sim.Config) (Setting, error) {
 	s := Setting{Name: text, Config: base}
+	var values []string
 	for _, part := range strings.Split(text, ",") {
 		part = strings.TrimSpace(part)
 		if part == "" || part == "live" || part == "default" {
@@ -69,6 +70,9 @@ func ParseSetting(text string, base sim.Config) (Setting, error) {
 			return s, fmt.Errorf("%w: %q has no value: write key=value", ErrSetting, part)
 		}
 		k = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(k), "net.netfilter."), "nf_conntrack_")
+		if k != "name" {
+			values = append(values, k+"="+strings.TrimSpace(v))
+		}
 		if err := s.set(k, strings.TrimSpace(v)); err != nil {
 			return s, err
 		}
@@ -76,6 +80,7 @@ func ParseSetting(text string, base sim.Config) (Setting, error) {
 	if s.Name == "" {
 		s.Name = "default"
 	}
+	s.Values = strings.Join(values, ",")
 	return s, nil
 }
 

@@ -38,6 +38,7 @@ type Class struct {
 // Setting is one configuration to run.
 type Setting struct {
 	Name   string
+	Values string // what differs from the base, as key=value,...
 	Config sim.Config
 }
 
@@ -85,6 +86,7 @@ type ClassResult struct {
 // Result is one run.
 type Result struct {
 	Name      string        `json:"name"`
+	Values    string        `json:"values"` // what differs from the base, as key=value,...
 	Era       string        `json:"era"`
 	Max       int           `json:"max"`
 	Buckets   int           `json:"buckets"`

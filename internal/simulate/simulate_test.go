@@ -68,8 +68,8 @@ func TestCompare(t *testing.T) {
 	for name, write := range map[string]func(*bytes.Buffer) error{
 		"text": func(b *bytes.Buffer) error { return WriteText(b, rs, "") },
 		"csv":  func(b *bytes.Buffer) error { return WriteCSV(b, rs) },
-		"html": func(b *bytes.Buffer) error { return WriteHTML(b, rs) },
-		"svg":  func(b *bytes.Buffer) error { return WriteSVG(b, rs) },
+		"html": func(b *bytes.Buffer) error { return WriteHTML(b, rs, Caption{}) },
+		"svg":  func(b *bytes.Buffer) error { return WriteSVG(b, rs, Caption{}) },
 	} {
 		var b bytes.Buffer
 		if err := write(&b); err != nil || b.Len() < 100 {

@@ -22,8 +22,9 @@ func thinned(c sim.Config, scale float64) sim.Config {
 	return c
 }
 
-// enlarge turns the figures of a thinned run into those of all the traffic.
-func (r *Result) enlarge(scale float64) {
+// enlarge turns the figures of a thinned run, whose table held at most most
+// entries, into those of all the traffic.
+func (r *Result) enlarge(scale float64, most int) {
 	ints := []*int{&r.Peak, &r.P50, &r.P95, &r.P99}
 	counts := []*uint64{&r.Packets, &r.Refused, &r.Invalid, &r.Lost, &r.EarlyDrop, &r.LegitDrop, &r.GCEvicted}
 	for i := range r.Points {
@@ -40,10 +41,11 @@ func (r *Result) enlarge(scale float64) {
 			&c.Broken, &c.Ended, &c.Outcome.Packets, &c.Outcome.Refused)
 	}
 	for _, p := range ints {
-		*p = int(math.Round(float64(*p) / scale))
-		if r.Max > 0 {
-			*p = min(*p, r.Max) // a full table of a rounded size
+		if *p == most && most > 0 {
+			*p = r.Max // full is full, though the size was rounded
+			continue
 		}
+		*p = int(math.Round(float64(*p) / scale))
 	}
 	for _, p := range counts {
 		*p = uint64(math.Round(float64(*p) / scale))

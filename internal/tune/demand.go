@@ -68,13 +68,23 @@ func (b *builder) demand() {
 	if d.NewPerSecond <= 0 || s.Census == nil || s.Census.Entries == 0 {
 		b.blindDemand()
 	} else {
-		b.classDemand(d.PeakNewPerSecond / d.NewPerSecond)
+		b.classDemand(d.PeakNewPerSecond / b.admitted())
 		d.PeakBefore += d.PeakNewPerSecond * d.LagBeforeSeconds
 		d.PeakAfter += d.PeakNewPerSecond * d.LagAfterSeconds
 	}
 	// From calm the first pass may come so late that all that arrived until
 	// then still counts; it sets the pace of the next by what it finds.
 	d.BurstAfter = max(d.PeakAfter, d.PeakNewPerSecond*b.met(b.slowestPass()))
+}
+
+// admitted are the flows a second that the entries in the table stand for: those
+// that were refused would have stayed as long.
+func (b *builder) admitted() float64 {
+	d := &b.p.Demand
+	if in := d.NewPerSecond - d.RefusedPerSecond; in > 0 {
+		return in
+	}
+	return d.NewPerSecond
 }
 
 // blindDemand knows nothing of the composition: every flow is taken for a
