@@ -22,6 +22,9 @@
 //	chain new           prerouting -160  UDP, echo requests and counted SYNs
 //	chain refuse        the sources, one set a family and prefix length
 //
+// What is refused is dropped without an answer: at that point a source may be
+// forged, and an answer would go to whom it names.
+//
 // Only bare SYNs are ever refused before tracking, and after it only packets
 // that begin a flow: "ct state new" is false for established and related flows,
 // for neighbour discovery and router messages (untracked), and for messages

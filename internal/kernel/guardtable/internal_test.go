@@ -162,6 +162,7 @@ func TestMark(t *testing.T) {
 		fmt.Sprintf("owner_%d_%d_%d", ns+1, os.Getpid(), 1):  true,  // of a container
 		fmt.Sprintf("owner_%d_%d_%d", ns, os.Getpid(), 1):    false, // the number is used again
 		fmt.Sprintf("owner_%d_%d_%d", ns, 2147483647, 12345): false,
+		fmt.Sprintf("owner_%d_%d_%d", ns, -1, 12345):         true,
 	} {
 		if err := ended(name); errors.Is(err, ErrTaken) != taken || !taken && err != nil {
 			t.Errorf("%s: %v", name, err)

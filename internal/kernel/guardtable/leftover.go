@@ -93,7 +93,7 @@ func (s *socket) leftover() (handle uint64, err error) {
 func ended(name string) error {
 	var ns, start uint64
 	var pid int
-	if n, err := fmt.Sscanf(name, markPrefix+"%d_%d_%d", &ns, &pid, &start); n != 3 || err != nil {
+	if n, err := fmt.Sscanf(name, markPrefix+"%d_%d_%d", &ns, &pid, &start); n != 3 || err != nil || pid < 1 {
 		return fmt.Errorf("%w: no guard has made it", ErrTaken)
 	}
 	here, err := pidNamespace()
