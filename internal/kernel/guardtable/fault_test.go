@@ -2,6 +2,7 @@ package guardtable_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -91,5 +92,39 @@ func TestManyGuards(t *testing.T) {
 	}
 	if out := h.Exec("nft", "list", "ruleset"); out != "" {
 		t.Errorf("left:\n%s", out)
+	}
+}
+
+// TestOpenedTooLate opens the table while the kernel has no room for a flow.
+func TestOpenedTooLate(t *testing.T) {
+	lab.Require(t, "conntrack")
+	limits := lab.ExclusiveLimits(t)
+	p := lab.Server(t)
+	p.Server.ServeTCP(80, lab.Echo)
+	held := talker{let(t, p.Client, netip.AddrPortFrom(p.Server.Addr4, 80), p.Client.Addr4), t}
+	const most = 2000
+	class := lab.Class{Count: most / 2, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured}
+	p.Server.Fill(class)
+	limits.SetMax(most)
+	class.Count, class.Targets = most, netip.MustParsePrefix("192.0.2.9/32")
+	_ = p.Server.TryFill(class) // until there is no room
+	refusals := p.Server.ConntrackStats()["drop"]
+	g := open(t, p.Server)
+	if g.Counts() {
+		t.Error("the count was tried without room")
+	}
+	if n := p.Server.ConntrackStats()["drop"] - refusals; n > 4 {
+		t.Errorf("trying cost %d refused packets", n)
+	}
+	must(t, g.SetTimeouts(timeouts(int32(ct.TimeoutTCPEstablished), 7440)))
+	must(t, g.Limit(limit(p.Client.Addr4.String())))
+	refused(t, p.Client, netip.AddrPortFrom(p.Server.Addr4, 80), p.Client.Addr4)
+	held.say()
+	if n := mustDropped(t, g); n == 0 {
+		t.Error("nothing was dropped before tracking")
+	}
+	limits.SetMax(10 * most)
+	if !g.Counts() {
+		t.Error("the count is not tried again once there is room")
 	}
 }
