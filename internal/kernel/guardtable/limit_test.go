@@ -410,3 +410,25 @@ func TestCountsOrNot(t *testing.T) {
 		t.Errorf("Counts says %v; the kernel's rule:\n%s", got, out)
 	}
 }
+
+// TestCountedTogether counts the addresses of a prefix as one source.
+func TestCountedTogether(t *testing.T) {
+	lab.Require(t)
+	p := lab.Server(t)
+	p.Server.ServeTCP(80, lab.Echo)
+	g := open(t, p.Server)
+	if !g.Counts() {
+		t.Skip("this kernel does not count right")
+	}
+	for i, f := range families(p) {
+		bits := []int{24, 120}[i]
+		to := netip.AddrPortFrom(f.server, 80)
+		l := guard.Limit{Seconds: 60, PerSource: 6, Sources: []netip.Prefix{netip.PrefixFrom(lab.Nth(f.sources, 512), bits)}}
+		must(t, g.Limit(l))
+		for n := range uint32(6) {
+			let(t, p.Client, to, lab.Nth(f.sources, 512+n/2))
+		}
+		refused(t, p.Client, to, lab.Nth(f.sources, 600))
+		let(t, p.Client, to, lab.Nth(f.sources, 800))
+	}
+}
