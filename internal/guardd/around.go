@@ -57,7 +57,7 @@ func lookAround(ref string, c *guard.Config, sshConnection string) *around {
 	if slab, err := (procfs.FS{}).ConntrackSlab(); err == nil && slab.ObjectBytes > 0 {
 		a.EntryBytes = slab.ObjectBytes + entryExtensionBytes
 	}
-	a.MaxOurs = hostLimits().writable()
+	a.MaxOurs = hostLimits().writable(c.Enforce)
 	a.Policies, a.Admission = a.Version.AtLeast(5, 12), a.Version.AtLeast(5, 12)
 	missing("settings and rules", netns.Do(ref, func() error { return a.readSettings(missing) }))
 	x, err := sockdiag.OpenSSH(ref)

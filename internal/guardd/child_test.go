@@ -44,6 +44,10 @@ type script struct {
 	KillAt int
 	// Real uses the policy of package guard instead.
 	Real bool
+	// Config is a file that is read, and read anew on SIGHUP.
+	Config string
+	// Repeat goes through the actions for ever.
+	Repeat bool
 }
 
 func runChild(text string) int {
@@ -57,6 +61,15 @@ func runChild(text string) int {
 	c := guard.DefaultConfig()
 	c.Enforce = s.Enforce
 	o := Options{Netns: s.Netns, StateDir: s.State, RunDir: s.Run, Config: c, Log: os.Stderr}
+	if s.Config != "" {
+		o.Reload = func() (guard.Config, error) {
+			b, err := os.ReadFile(s.Config)
+			if err != nil {
+				return c, err
+			}
+			return guard.ParseConfig(b)
+		}
+	}
 	if !s.Real {
 		o.NewPolicy = func(guard.Config, guard.Surroundings) Policy { return &scripted{script: s} }
 	}
@@ -91,6 +104,8 @@ func (p *scripted) Step(r guard.Reading) guard.Decision {
 	d := guard.Decision{Next: 20 * time.Millisecond}
 	switch {
 	case p.waiting:
+	case p.script.Repeat && p.next == len(p.script.Actions):
+		p.next = 0
 	case p.next < len(p.script.Actions):
 		a := p.script.Actions[p.next]
 		p.next++
@@ -122,7 +137,7 @@ func (p *scripted) Done(r guard.Result) {
 }
 
 func (p *scripted) SetSurroundings(guard.Surroundings) {}
-func (p *scripted) SetConfig(guard.Config)             {}
+func (p *scripted) SetConfig(c guard.Config)           { fmt.Fprintln(os.Stderr, "keep-idle", c.KeepIdle) }
 func (p *scripted) Level() guard.Level                 { return guard.Calm }
 
 func (p *scripted) Undo(guard.Reading) []guard.Action {
@@ -169,6 +184,7 @@ func launch(t *testing.T, env, name string, args ...string) *child {
 	c := &child{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), env)
 	c.cmd.Stdout, c.cmd.Stderr = c, c
+	c.cmd.WaitDelay = 2 * time.Second
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

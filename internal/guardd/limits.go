@@ -3,6 +3,7 @@ package guardd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -29,13 +30,19 @@ func hostLimits() limits {
 	return limits{err: errNotInitial}
 }
 
-func (l limits) writable() bool {
+// writable reports whether max can be written. To be sure it must be opened for
+// writing; a guard that observes does not even do that, and goes by its mode.
+func (l limits) writable(sure bool) bool {
 	if l.err != nil {
 		return false
 	}
 	ok := false
 	err := netns.Do(l.ref, func() (err error) {
-		ok, err = sysctl.Live{}.Writable(sysctl.Max)
+		if sure {
+			ok, err = sysctl.Live{}.Writable(sysctl.Max)
+		} else {
+			ok, err = sysctl.Tree{}.Writable(sysctl.Max)
+		}
 		return err
 	})
 	return err == nil && ok
@@ -76,7 +83,9 @@ func (l limits) least(ctx context.Context) (int64, error) {
 
 var errManyNamespaces = errors.New("not all network namespaces could be looked at in time")
 
-// highestCount is the count of the fullest namespace of the host.
+// highestCount is the count of the fullest namespace of the host that can be
+// seen. The error tells of one that cannot: whatever lowers max must not go by
+// the count then.
 func highestCount(ctx context.Context) (int64, error) {
 	all, err := nslist.List(ctx, nslist.Options{Limit: 5 * time.Second})
 	switch {
@@ -86,8 +95,12 @@ func highestCount(ctx context.Context) (int64, error) {
 		return 0, errManyNamespaces
 	}
 	var most int64
-	for _, n := range all.Namespaces {
+	for i := range all.Namespaces {
+		n := &all.Namespaces[i]
+		if !n.Count.Known && n.Problem != "" && (n.Path != "" || n.Pid != 0) {
+			err = fmt.Errorf("network namespace %s cannot be read: %s", n.Label(), n.Problem)
+		}
 		most = max(most, n.Count.Or(0))
 	}
-	return most, nil
+	return most, err
 }

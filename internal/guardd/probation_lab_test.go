@@ -110,8 +110,15 @@ func TestPoliciesOfOthersForbidProbation(t *testing.T) {
 	b.pair.Server.Exec("conntrack", "-F")
 	fill()
 	b.pair.Server.NFT(`table inet theirs {
-		ct timeout slow { protocol tcp; l3proto ip; policy = { established : 3600s } }
-		chain c { type filter hook prerouting priority filter; ct timeout set "slow"; }
+		ct timeout slow {
+			protocol tcp;
+			l3proto ip;
+			policy = { established : 3600 };
+		}
+		chain c {
+			type filter hook prerouting priority 0;
+			ct timeout set "slow";
+		}
 	}`)
 	s.Actions = []guard.Action{thin}
 	c = begin(t, s)

@@ -143,8 +143,5 @@ func readMemory(ctx context.Context) (*memory, error) {
 		return nil, err
 	}
 	m.highest, err = highestCount(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+	return m, err
 }
