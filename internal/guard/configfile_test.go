@@ -36,12 +36,12 @@ func TestReferenceFile(t *testing.T) {
 
 func TestConfigChangesWhatItNames(t *testing.T) {
 	c, err := ParseConfig([]byte("mode: enforce\nkeep-idle: 90m\nlevels: {watch: {fill: 40%}}\n" +
-		"means: {buckets: true}\nmanage: [192.0.2.7, \"2001:db8::/32\"]\nbounds:\n  entries-per-minute: 1_000\n"))
+		"means: {headroom: false}\nmanage: [192.0.2.7, \"2001:db8::/32\"]\nbounds:\n  entries-per-minute: 1_000\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := DefaultConfig()
-	want.Enforce, want.KeepIdle, want.WatchFill, want.Buckets = true, 90*time.Minute, 0.4, true
+	want.Enforce, want.KeepIdle, want.WatchFill, want.Headroom = true, 90*time.Minute, 0.4, false
 	want.Manage = []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/32")}
 	want.EntriesPerMinute = 1000
 	if !reflect.DeepEqual(c, want) {

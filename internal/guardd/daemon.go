@@ -282,12 +282,8 @@ func (d *daemon) act(ctx context.Context) {
 		}
 		d.level = dec.Level
 	}
-	for i := range dec.Would {
-		d.log.say("would do: %s, because %s", &dec.Would[i], dec.Would[i].Why)
-	}
 	for i := range dec.Actions {
 		a := dec.Actions[i]
-		d.log.say("%s, because %s", &a, a.Why)
 		if d.hands == nil {
 			d.policy.Done(guard.Result{Action: a, At: d.clock(), Err: errors.New("the guard observes")})
 			continue
@@ -367,7 +363,9 @@ func (d *daemon) leave() error {
 		d.log.say("%s, because %s", &a, a.Why)
 		r := d.hands.carryOut(ctx, a)
 		r.At = d.clock()
-		d.hands.logResult(&r)
+		if r.Err != nil {
+			d.log.say("%s: not done: %v", &a, r.Err)
+		}
 		d.policy.Done(r)
 	}
 	d.hands.leave(ctx)
@@ -437,4 +435,5 @@ type seen struct {
 type memory struct {
 	total, available ct.Value
 	highest          int64
+	busy             int // namespaces that hold entries
 }

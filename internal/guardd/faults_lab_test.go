@@ -56,6 +56,7 @@ func TestOthersMeddle(t *testing.T) {
 	h.Exec("conntrack", "-F")
 	c.wants("500 chosen")
 	for i := range 3 {
+		h.Exec("conntrack", "-F")
 		h.Fill(silent(200))
 		limits.SetBuckets(limits.Buckets() * (i + 1))
 		h.Exec("nft", "flush", "ruleset")
@@ -81,8 +82,8 @@ func TestOthersMeddle(t *testing.T) {
 	}
 }
 
-// TestNamespaceGoes: a guard keeps nothing alive that everybody else has left.
-func TestNamespaceGoes(t *testing.T) {
+// TestLastProcessGoes: a guard keeps nothing alive that everybody else has left.
+func TestLastProcessGoes(t *testing.T) {
 	lab.Require(t, "unshare")
 	lives := exec.Command("unshare", "-n", "sleep", "600")
 	if err := lives.Start(); err != nil {

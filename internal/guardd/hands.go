@@ -146,6 +146,10 @@ func (h *hands) carryOut(ctx context.Context, a guard.Action) (r guard.Result) {
 	r = guard.Result{Action: a}
 	ctx, cancel := context.WithTimeout(ctx, quickly)
 	defer cancel()
+	if !valid(&a) {
+		r.Err = errEmpty
+		return r
+	}
 	h.fault(string(a.Kind) + "-begin")
 	switch a.Kind {
 	case guard.KindMax:
@@ -332,16 +336,33 @@ func (h *hands) reap(ctx context.Context) error {
 	return errors.Join(c.Reap(ctx), c.Close())
 }
 
-// logResult writes what came of an action.
+// valid reports whether an action says what its kind needs.
+func valid(a *guard.Action) bool {
+	switch a.Kind {
+	case guard.KindMax:
+		return a.Max != nil
+	case guard.KindBuckets:
+		return a.Buckets != nil
+	case guard.KindTimeouts:
+		return a.Timeouts != nil
+	case guard.KindLimit:
+		return a.Limit != nil
+	case guard.KindThin:
+		return a.Undo || a.Thin != nil
+	}
+	return true
+}
+
+var errEmpty = errors.New("the action does not say what is meant")
+
+// logResult writes what came of an action. What failed is the policy's to say:
+// it knows what follows from it.
 func (h *hands) logResult(r *guard.Result) {
 	a := &r.Action
 	switch {
 	case errors.Is(r.Err, errHeld):
 		h.log.say("%s: revert-deferred, %v", a, r.Err)
-	case r.Err != nil:
-		h.log.say("%s: not done: %v", a, r.Err)
-	case r.Foreign:
-		h.log.say("%s: left alone, somebody else has written it since", a)
+	case r.Err != nil || r.Foreign:
 	case a.Kind == guard.KindThin && !a.Undo:
 		h.log.say("%s: %d chosen, %d of them moved, %d given the short timeout, %d of those lived on, %d spared",
 			a, r.Selected, r.Active, r.Changed, r.Survived, r.Spared)
@@ -381,10 +402,26 @@ func (h *hands) leave(ctx context.Context) {
 	default:
 		state, note = h.lowerAtLast(ctx, before, live)
 	}
+	if state != journal.Deferred {
+		if err := h.restoreBuckets(); err != nil {
+			h.log.say("nf_conntrack_buckets: %v; `ctwarden guard cleanup` tries again", err)
+			state, note = journal.Deferred, err.Error()
+		}
+	}
 	h.fault("leave-record")
 	if err := h.ledger.finish(ctx, state, note); err != nil {
 		h.log.say("the end is not on record: %v", err)
 	}
+}
+
+// restoreBuckets gives the hash table its size back where we changed it.
+func (h *hands) restoreBuckets() error {
+	s, ok := h.ledger.current()
+	if !ok {
+		return nil
+	}
+	k := &cleaner{log: h.log, limits: h.limits}
+	return k.putBucketsBack(&s)
 }
 
 func (h *hands) lowerAtLast(ctx context.Context, before, live int64) (journal.State, string) {

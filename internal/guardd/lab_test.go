@@ -153,7 +153,9 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	if got := limits.Max(); got != small {
 		t.Fatalf("max is %d", got)
 	}
-	limits.SetBuckets(buckets) // the scripted policy does not undo them
+	if got := limits.Buckets(); got != buckets {
+		t.Errorf("%d buckets after the end, want %d", got, buckets)
+	}
 	for i, p := range points {
 		t.Run(p[1], func(t *testing.T) {
 			c := run(t, i+1)

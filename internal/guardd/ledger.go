@@ -174,13 +174,17 @@ func (l *ledger) rebase(ctx context.Context, live int64) error {
 	old := l.id()
 	l.setStanding("")
 	return l.j.Do(ctx, func(tx *journal.Tx) error {
+		next := l.standingOp(live)
 		if old != "" {
+			if o := tx.Log().Op(old); o != nil { // the buckets are still ours
+				next.Data[dataBucketsBefore], next.Data[dataBucketsAfter] = o.Data[dataBucketsBefore], o.Data[dataBucketsAfter]
+			}
 			c := journal.Change{State: journal.Foreign, Note: fmt.Sprintf("somebody else has set max to %d; left as it is", live)}
 			if err := tx.Mark(old, c); err != nil {
 				return err
 			}
 		}
-		id, err := tx.Begin(l.standingOp(live))
+		id, err := tx.Begin(next)
 		if err == nil {
 			l.setStanding(id)
 		}
@@ -206,19 +210,24 @@ func (l *ledger) note(ctx context.Context, data map[string]string) error {
 	return l.j.Do(ctx, func(tx *journal.Tx) error { return tx.Note(id, data) })
 }
 
+// current is what the open standing operation says.
+func (l *ledger) current() (s standing, ok bool) {
+	log, err := l.j.Read()
+	if err != nil {
+		return s, false
+	}
+	o := log.Op(l.id())
+	if o == nil {
+		return s, false
+	}
+	return parseStanding(o)
+}
+
 // bucketsBefore is the number of buckets from before the first resize on record,
 // 0 if there was none.
 func (l *ledger) bucketsBefore() int64 {
-	log, err := l.j.Read()
-	if err != nil {
-		return 0
-	}
-	if o := log.Op(l.id()); o != nil {
-		if s, ok := parseStanding(o); ok {
-			return s.bucketsBefore
-		}
-	}
-	return 0
+	s, _ := l.current()
+	return s.bucketsBefore
 }
 
 var errNoRecord = errors.New("it could not be put on record, so it is not written")

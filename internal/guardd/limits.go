@@ -77,30 +77,32 @@ func (l limits) write(key string, to int64) (got int64, err error) {
 // least is the smallest max that may stand now: 1.2 times the count of the
 // fullest namespace, since max bounds each.
 func (l limits) least(ctx context.Context) (int64, error) {
-	highest, err := highestCount(ctx)
+	highest, _, err := fullest(ctx)
 	return (highest*6 + 4) / 5, err
 }
 
 var errManyNamespaces = errors.New("not all network namespaces could be looked at in time")
 
-// highestCount is the count of the fullest namespace of the host that can be
-// seen. The error tells of one that cannot: whatever lowers max must not go by
-// the count then.
-func highestCount(ctx context.Context) (int64, error) {
+// fullest is the count of the fullest namespace of the host that can be seen,
+// and how many hold entries. The error tells of one that cannot be seen:
+// whatever lowers max must not go by the count then.
+func fullest(ctx context.Context) (most int64, busy int, err error) {
 	all, err := nslist.List(ctx, nslist.Options{Limit: 5 * time.Second})
 	switch {
 	case err != nil:
-		return 0, err
+		return 0, 0, err
 	case all.Cut:
-		return 0, errManyNamespaces
+		return 0, 0, errManyNamespaces
 	}
-	var most int64
 	for i := range all.Namespaces {
 		n := &all.Namespaces[i]
 		if !n.Count.Known && n.Problem != "" && (n.Path != "" || n.Pid != 0) {
 			err = fmt.Errorf("network namespace %s cannot be read: %s", n.Label(), n.Problem)
 		}
 		most = max(most, n.Count.Or(0))
+		if n.Count.Or(0) > 0 {
+			busy++
+		}
 	}
-	return most, err
+	return most, busy, err
 }

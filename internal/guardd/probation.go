@@ -180,12 +180,12 @@ func (p *probation) close(r *guard.Result) {
 	}
 }
 
-// endProbation calls off the probation under way, if any.
-func (h *hands) endProbation(*guard.Result) error {
+// endProbation calls off the probation that is meant, if it is under way.
+func (h *hands) endProbation(r *guard.Result) error {
 	h.mu.Lock()
 	p := h.probation
 	h.mu.Unlock()
-	if p == nil {
+	if p == nil || r.Action.Of != 0 && r.Action.Of != p.action.ID {
 		return nil
 	}
 	p.cancel()

@@ -75,10 +75,10 @@ func (d *daemon) read() bool {
 	}
 	r.Events, r.Table = d.events, d.table
 	r.HasMemory = d.mem != nil
-	r.AvailableBytes, r.TotalBytes, r.HighestCount = 0, 0, 0
+	r.AvailableBytes, r.TotalBytes, r.HighestCount, r.BusyNamespaces = 0, 0, 0, 0
 	if d.mem != nil {
 		r.AvailableBytes, r.TotalBytes = d.mem.available.Or(0), d.mem.total.Or(0)
-		r.HighestCount = max(d.mem.highest, count)
+		r.HighestCount, r.BusyNamespaces = max(d.mem.highest, count), d.mem.busy
 	}
 	return true
 }
@@ -142,6 +142,6 @@ func readMemory(ctx context.Context) (*memory, error) {
 	if m.total, m.available, err = (procfs.FS{}).Meminfo(); err != nil {
 		return nil, err
 	}
-	m.highest, err = highestCount(ctx)
+	m.highest, m.busy, err = fullest(ctx)
 	return m, err
 }
