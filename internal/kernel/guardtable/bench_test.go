@@ -58,3 +58,44 @@ func BenchmarkChange(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkSYN is what a bare SYN costs the machine, sending it included:
+// without our table, with one that limits others, and with one that refuses
+// it. The server refuses the connection, so that no entries pile up.
+func BenchmarkSYN(b *testing.B) {
+	lab.Require(b)
+	p := lab.Server(b)
+	g, err := guardtable.Open(p.Server.Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer g.Close()
+	others := guard.Limit{Seconds: 600}
+	for i := range uint32(4096) {
+		others.Sources = append(others.Sources, netip.PrefixFrom(lab.Nth(netip.MustParsePrefix("172.16.0.0/12"), i), 32))
+	}
+	counted := others
+	counted.PerSource = 100
+	for _, c := range []struct {
+		name string
+		l    guard.Limit
+	}{
+		{"no-table", guard.Limit{}},
+		{"others-limited", others},
+		{"others-counted", counted},
+		{"refused", limit(p.Client.Spoof4.String())},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			if err := g.Limit(c.l); err != nil {
+				b.Skip(err)
+			}
+			for b.Loop() {
+				_, err := p.Client.SYNFlood(b.Context(), netip.AddrPortFrom(p.Server.Addr4, 81), p.Client.Spoof4, lab.Load{Packets: 20_000})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/20_000, "ns/packet")
+		})
+	}
+}
