@@ -23,11 +23,10 @@ type probation struct {
 	cancel context.CancelFunc
 	over   chan struct{} // closed when all is done
 
-	conn     *ctnl.Conn
-	chosen   *evict.Selection
-	id       string    // in the journal, "" if it could not be put there
-	at       time.Time // when the short timeouts were given
-	shortest uint32
+	conn   *ctnl.Conn
+	chosen *evict.Selection
+	id     string    // in the journal, "" if it could not be put there
+	at     time.Time // when the short timeouts were given
 }
 
 // settle is the time between the two readings: timeouts are told in whole
@@ -125,8 +124,8 @@ func (p *probation) choose(thin *guard.Thin, r *guard.Result) error {
 	return err
 }
 
-// sideShare is how many probations keep a side file of the entries as they
-// were: the journal keeps 16 files, and 64 MiB hold four of a million entries.
+// mostSideBytes bounds what all side files together take: the journal keeps the
+// last 16.
 const mostSideBytes = 64 << 20
 
 // record puts the probation into the journal. It is not held up by a full disk:
@@ -143,14 +142,11 @@ func (p *probation) record(thin *guard.Thin, r *guard.Result) {
 
 // await waits until the short timeouts have run down, then reads the table to
 // the end: the kernel removes what has expired on the way, and what is still
-// there has survived. If it is called off, survivors get their timeouts back.
+// there has survived. Handshakes, which get their floor at least, are not waited
+// for: the next probation leaves those alone that still run down. If it is
+// called off, survivors get their timeouts back.
 func (p *probation) await(thin *guard.Thin, r *guard.Result) {
-	p.shortest = thin.Seconds
-	wait := time.Duration(thin.Seconds) * time.Second
-	if thin.Classes&guard.HalfOpen != 0 {
-		wait = max(wait, handshakeFloor*time.Second)
-	}
-	if err := nap(p.ctx, wait+time.Second); err != nil {
+	if err := nap(p.ctx, time.Duration(thin.Seconds+1)*time.Second); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), quickly)
 		defer cancel()
 		n, err := restore(ctx, p.conn, p.chosen.Each, p.at, thin.Seconds)
@@ -160,7 +156,7 @@ func (p *probation) await(thin *guard.Thin, r *guard.Result) {
 	}
 	survived := 0
 	_, err := p.conn.Dump(p.ctx, ctnl.Query{}, func(f *ct.Flow) error {
-		if p.chosen.Holds(f) {
+		if floorOf(f) <= thin.Seconds && p.chosen.Holds(f) {
 			survived++
 		}
 		return nil

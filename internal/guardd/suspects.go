@@ -114,7 +114,7 @@ func (s *suspects) take(f *ct.Flow, nowNanos int64) error {
 }
 
 func (s *suspects) matches(f *ct.Flow) bool {
-	return classOf(f)&s.thin.Classes != 0 && f.Has(ct.HasTimeout) && f.TimeoutSeconds > s.thin.Seconds &&
+	return classOf(f)&s.thin.Classes != 0 && f.Has(ct.HasTimeout) && f.TimeoutSeconds > max(s.thin.Seconds, floorOf(f)) &&
 		!f.Status.Any(ct.StatusDying) && (s.thin.Fragile || !breaks(f, s.fragile))
 }
 

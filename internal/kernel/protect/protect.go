@@ -4,6 +4,8 @@
 package protect
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -49,6 +51,9 @@ func Fill(g *evict.Guard, ref string, x *sockdiag.Index, self map[netip.Addr]boo
 		}
 		g.Gateways = addrSet(gateways)
 		nameservers, err := procfs.FS{}.Nameservers(ref)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // without a resolv.conf(5) there is none but this machine
+		}
 		g.Nameservers = addrSet(nameservers)
 		return err
 	})

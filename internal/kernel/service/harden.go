@@ -82,7 +82,8 @@ func raisePriority() error {
 		if err != nil {
 			continue
 		}
-		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, niceness); err != nil {
+		err = unix.Setpriority(unix.PRIO_PROCESS, tid, niceness)
+		if err != nil && !errors.Is(err, unix.ESRCH) { // a thread that has ended meanwhile
 			return err
 		}
 	}
