@@ -35,6 +35,14 @@ type Result struct {
 	Hidden int
 }
 
+// seen is a namespace with some more of its processes, should the first end.
+type seen struct {
+	ct.Namespace
+	more []procs.Process
+}
+
+const maxMore = 3
+
 // List finds every namespace that has a process or a name. It holds none open:
 // those with processes are read through /proc/PID, which needs no visit; those
 // with a name only are visited and left again.
@@ -45,15 +53,18 @@ func List(ctx context.Context, o Options) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	var r Result
-	found := make(map[uint64]*ct.Namespace)
+	found := make(map[uint64]*seen)
 	err := procs.FS{Root: o.Root}.Each(ctx, func(p procs.Process) bool {
 		switch ns, ok := found[p.NetnsInode]; {
 		case p.NetnsInode == 0:
 			r.Hidden++
 		case ok:
 			ns.Processes++
+			if len(ns.more) < maxMore {
+				ns.more = append(ns.more, p)
+			}
 		default:
-			found[p.NetnsInode] = &ct.Namespace{Inode: p.NetnsInode, Pid: p.Pid, Comm: p.Comm, Processes: 1}
+			found[p.NetnsInode] = &seen{Namespace: ct.Namespace{Inode: p.NetnsInode, Pid: p.Pid, Comm: p.Comm, Processes: 1}}
 		}
 		return true
 	})
@@ -71,13 +82,13 @@ func List(ctx context.Context, o Options) (Result, error) {
 		}
 		ns := found[inode]
 		fill(o.Root, ns)
-		r.Namespaces = append(r.Namespaces, *ns)
+		r.Namespaces = append(r.Namespaces, ns.Namespace)
 	}
 	slices.SortStableFunc(r.Namespaces, func(a, b ct.Namespace) int { return int(b.Count.Or(-1) - a.Count.Or(-1)) })
 	return r, nil
 }
 
-func sorted(m map[uint64]*ct.Namespace) []uint64 {
+func sorted(m map[uint64]*seen) []uint64 {
 	inodes := make([]uint64, 0, len(m))
 	for i := range m {
 		inodes = append(inodes, i)
@@ -86,7 +97,7 @@ func sorted(m map[uint64]*ct.Namespace) []uint64 {
 	return inodes
 }
 
-func addNamed(found map[uint64]*ct.Namespace) {
+func addNamed(found map[uint64]*seen) {
 	for _, dir := range nameDirs {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -103,7 +114,7 @@ func addNamed(found map[uint64]*ct.Namespace) {
 			}
 			ns, ok := found[inode]
 			if !ok {
-				ns = &ct.Namespace{Inode: inode}
+				ns = &seen{Namespace: ct.Namespace{Inode: inode}}
 				found[inode] = ns
 			}
 			if !slices.Contains(ns.Names, e.Name()) {
@@ -116,22 +127,17 @@ func addNamed(found map[uint64]*ct.Namespace) {
 	}
 }
 
-// fill reads one namespace. A process id may have gone to another process
-// meanwhile, so the namespace is looked at again after the reading.
-func fill(root string, ns *ct.Namespace) {
-	if ns.Pid != 0 {
-		proc := procs.FS{Root: root}
-		st, err := procfs.FS{Root: root, Pid: ns.Pid}.ConntrackStat()
-		if now, ierr := proc.NetnsInode(ns.Pid); ierr != nil || now != ns.Inode {
-			ns.Pid, ns.Comm = 0, ""
-		} else {
-			ns.Owner = proc.Owner(ns.Pid)
-			if err != nil {
-				ns.Problem = err.Error()
-				return
-			}
-			store(ns, st)
+// fill reads one namespace: through its first process that is still there, or
+// by its name.
+func fill(root string, ns *seen) {
+	for ns.Pid != 0 {
+		if throughProcess(root, &ns.Namespace) {
 			return
+		}
+		ns.Pid, ns.Comm = 0, ""
+		if len(ns.more) > 0 {
+			ns.Pid, ns.Comm = ns.more[0].Pid, ns.more[0].Comm
+			ns.more = ns.more[1:]
 		}
 	}
 	if ns.Path == "" || root != "" {
@@ -141,13 +147,36 @@ func fill(root string, ns *ct.Namespace) {
 	err := netns.Do(ns.Path, func() error {
 		st, err := procfs.FS{}.ConntrackStat()
 		if err == nil {
-			store(ns, st)
+			store(&ns.Namespace, st)
 		}
 		return err
 	})
+	if inode, ierr := netns.Inode(ns.Path); err == nil && (ierr != nil || inode != ns.Inode) {
+		ns.Count, ns.Counters = ct.Value{}, ct.Counters{}
+		err = errors.New("its name went to another namespace while it was read")
+	}
 	if err != nil {
 		ns.Problem = err.Error()
 	}
+}
+
+// throughProcess reads a namespace through a process. Its id may have gone to
+// another process meanwhile, so the namespace is looked at again after the
+// reading; false says that it was another.
+func throughProcess(root string, ns *ct.Namespace) bool {
+	proc := procs.FS{Root: root}
+	st, err := procfs.FS{Root: root, Pid: ns.Pid}.ConntrackStat()
+	owner := proc.Owner(ns.Pid)
+	if now, ierr := proc.NetnsInode(ns.Pid); ierr != nil || now != ns.Inode {
+		return false
+	}
+	ns.Owner = owner
+	if err != nil {
+		ns.Problem = err.Error()
+		return true
+	}
+	store(ns, st)
+	return true
 }
 
 func store(ns *ct.Namespace, st procfs.Stat) {

@@ -43,10 +43,10 @@ func (f FS) path(name string) string {
 // thread reads them.
 func (f FS) net(name string) string {
 	switch {
+	case f.Pid != 0:
+		return f.path("proc/" + strconv.Itoa(f.Pid) + "/net/" + name)
 	case f.Root != "":
 		return f.path("proc/net/" + name)
-	case f.Pid != 0:
-		return "/proc/" + strconv.Itoa(f.Pid) + "/net/" + name
 	}
 	if _, err := os.Stat("/proc/thread-self"); err != nil { // before 3.17
 		return "/proc/self/task/" + strconv.Itoa(gettid()) + "/net/" + name
