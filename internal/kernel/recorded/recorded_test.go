@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func put(t *testing.T, root, name, text string) {
+func put(t testing.TB, root, name, text string) {
 	t.Helper()
 	p := filepath.Join(root, name)
 	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
@@ -113,4 +113,32 @@ func TestSOS(t *testing.T) {
 	if _, zone, ok := TakenAt(root); !ok || zone.String() != "" || time.Date(2026, 11, 25, 0, 0, 0, 0, zone).UTC().Hour() != 23 {
 		t.Errorf("zone %v, %v", zone, ok)
 	}
+}
+
+// FuzzSOS lets one text stand for every output; reading it must end without an
+// error, and write nothing outside of the copy.
+func FuzzSOS(f *testing.F) {
+	for _, s := range []string{
+		"net.netfilter.nf_conntrack_max = 5\n", "Linux gw1 6.1.0 x\n", "Wed Nov 25 22:55:04 UTC 2026", "btime 1795644861\n",
+		"root 812 0.1 0.2 7 4 ? - 10:00 0:03 /x/kube-proxy --a\n", "ipv4 2 tcp 6 1 SYN_SENT src=1.1.1.1 [UNREPLIEDconntrack v1.4.7 (conntrack-tools): 1 flow entries have been shown.\n]",
+		"cpu=0 found=0 drop=893 early_drop=-1\n", "root ../../x 0 0 0 0 ? - 0 0 /..\n",
+	} {
+		f.Add(s)
+	}
+	root := f.TempDir()
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, name := range []string{"kernel/sysctl_-a", "kernel/uname_-a", "date/date", "date/date_--utc", "conntrack/conntrack_-S",
+			"conntrack/conntrack_-L_-o_extended", "process/ps_auxwwwm"} {
+			put(t, root, "sos_commands/"+name, text)
+		}
+		put(t, root, "proc/stat", text)
+		dir, remove, err := Stage(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer remove()
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 2 {
+			t.Fatalf("%v, %v", entries, err)
+		}
+	})
 }
