@@ -26,6 +26,13 @@ var provoked = []struct {
 	{"log-invalid-on", setTo("net.netfilter.nf_conntrack_log_invalid", "255")},
 	{"timeout-invalid", setTo("net.netfilter.nf_conntrack_udp_timeout", "0")},
 	{"flood-icmp", filled(lab.Class{Count: 70000, Proto: ct.ICMP, Status: ct.StatusSeenReply})},
+	{"flood-udp", filled(lab.Class{Count: 70000, Proto: ct.UDP})},
+	{"short-connection-churn", filled(lab.Class{Count: 70000, State: ct.TCPTimeWait, Status: ct.StatusSeenReply | ct.StatusAssured})},
+	{"port-exhaustion", func(_ *testing.T, p *lab.Pair) {
+		p.Server.NFT("table ip nat {\n chain out {\n type nat hook postrouting priority srcnat;\n masquerade\n }\n}\n")
+		p.Server.Fill(lab.Class{Count: 60000, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured,
+			Sources: netip.MustParsePrefix("10.1.0.9/32"), Targets: netip.MustParsePrefix("198.51.100.9/32"), SNAT: p.Server.Addr4})
+	}},
 	{"half-closed-mass", filled(lab.Class{Count: 70000, State: ct.TCPCloseWait, Status: ct.StatusSeenReply | ct.StatusAssured})},
 	{"one-destination", filled(lab.Class{Count: 70000, Proto: ct.UDP, Status: ct.StatusSeenReply, Port: 8125,
 		Targets: netip.MustParsePrefix("198.51.100.9/32")})},

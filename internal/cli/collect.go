@@ -184,12 +184,14 @@ func rawFiles(netns string) (files []collect.File) {
 	return files
 }
 
+const fromHint = "--from takes what ctwarden collect wrote, or a folder; unpack a sosreport first: tar -xf FILE"
+
 // readRecorded reads an archive of collect, one that was unpacked, or the
 // folder of a recorded machine.
 func readRecorded(ctx context.Context, env *Env, from string) (diagnose.Input, error) {
 	st, err := os.Stat(from)
 	if err != nil {
-		return diagnose.Input{}, &HintError{fmt.Errorf("open %q: %w", from, errors.Unwrap(err)), "--from takes what ctwarden collect wrote, or a folder"}
+		return diagnose.Input{}, &HintError{fmt.Errorf("open %q: %w", from, errors.Unwrap(err)), fromHint}
 	}
 	var read func(io.Reader) (*collect.Document, error) = collect.Read
 	file := from
@@ -206,7 +208,7 @@ func readRecorded(ctx context.Context, env *Env, from string) (diagnose.Input, e
 	defer f.Close()
 	d, err := read(f)
 	if err != nil {
-		return diagnose.Input{}, &HintError{fmt.Errorf("read %q: %w", file, err), "--from takes what ctwarden collect wrote, or a folder"}
+		return diagnose.Input{}, &HintError{fmt.Errorf("read %q: %w", file, err), fromHint}
 	}
 	return d.Input(), nil
 }
@@ -227,6 +229,12 @@ func readTree(ctx context.Context, env *Env, root string) (in diagnose.Input, er
 	}
 	if in.Snapshot, err = observe.Machine(ctx, observe.Options{Root: staged}); err != nil {
 		return in, err
+	}
+	if s := in.Snapshot; s.Release == "" && !s.Limits.Max.Known && !s.Memory.TotalBytes.Known {
+		return in, &HintError{fmt.Errorf("read %q: nothing of a machine in it, no proc, no sos_commands", root), fromHint}
+	}
+	for i, b := range in.Snapshot.Blind {
+		in.Snapshot.Blind[i].Why = strings.ReplaceAll(b.Why, staged, root) // not the copy's name
 	}
 	in.Snapshot.Time = in.Now
 	in.Owners = observe.Owners(ctx, staged, in.Snapshot)

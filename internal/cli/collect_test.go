@@ -54,10 +54,11 @@ func TestCheckFromRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for args, want := range map[string]string{
-		"--from /nowhere":             `open "/nowhere": no such file`,
-		"--from " + text:              "invalid input: magic number",
-		"--from " + text + " --full":  "--from reads no namespace",
-		"--from " + text + " --log x": "--from reads no namespace",
+		"--from /nowhere":              `open "/nowhere": no such file`,
+		"--from " + text:               "invalid input: magic number",
+		"--from " + filepath.Dir(text): "nothing of a machine in it",
+		"--from " + text + " --full":   "--from reads no namespace",
+		"--from " + text + " --log x":  "--from reads no namespace",
 	} {
 		code, stdout, stderr := runCommand(append([]string{"check"}, strings.Fields(args)...)...)
 		if code != ExitFailed || stdout != "" || !strings.Contains(stderr, want) {

@@ -18,16 +18,16 @@ func TestScenesOnOtherKernels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := "^TestCheck(NamesEachScene|RaisesWhatIsProvoked|LeavesHealthyMachineAlone)$"
+	run := "^Test(CheckNamesEachScene|CheckRaisesWhatIsProvoked|CheckLeavesHealthyMachineAlone|GuestProvokes)$"
 	vm.ForEach(t, func(t *testing.T, k vm.Kernel) {
 		if os.Getenv("CTWARDEN_LONG") == "" {
-			if run = "^TestCheckNamesEachScene$"; k.Series != "6.1" {
+			if run = "^Test(CheckNamesEachScene|GuestProvokes)$"; k.Series != "6.1" {
 				t.Skip("long: make kernels")
 			}
 		}
 		k.Run(t, vm.Options{Package: "./internal/cli",
 			Run:      run,
-			Modules:  vm.NetfilterModules,
+			Modules:  append([]string{"nft_objref"}, vm.NetfilterModules...),
 			Load:     []string{"nf_conntrack", "nf_conntrack_netlink", "nf_nat", "veth"},
 			Programs: []string{"ip", "nft", "conntrack", "sh", "sleep"},
 			Files:    map[string]string{"docs/schema": schema},
