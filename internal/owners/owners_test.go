@@ -128,3 +128,20 @@ func setWant(ar *txtar.Archive, got string) {
 	}
 	ar.Files = append(ar.Files, txtar.File{Name: "want", Data: []byte(got)})
 }
+
+// TestLongCommandLine gives kube-proxy thousands of flags; the last one of a
+// name counts, as in its own parser.
+func TestLongCommandLine(t *testing.T) {
+	args := []string{"kube-proxy", "--conntrack-min=1"}
+	for i := range 20_000 {
+		args = append(args, "--feature-gates=Gate"+strconv.Itoa(i)+"=true", "-", "--", "--=", "--conntrack-min")
+		args = append(args, strconv.Itoa(200_000+i))
+	}
+	args = append(args, "--conntrack-max-per-core=0x", "--conntrack-min="+strings.Repeat("9", 1<<20), "--conntrack-min=300000")
+	r := owners.Analyze(owners.Machine{Files: rootfs.Tree{Root: t.TempDir()}, CPUs: 2, Init: owners.InitSystemd, BuiltIn: ct.Yes,
+		Live:      map[string]string{"net.netfilter.nf_conntrack_max": "262144"},
+		Processes: []owners.Process{{Pid: 1, Name: "kube-proxy", Args: args}}})
+	if s, ok := r.Find("net.netfilter.nf_conntrack_max"); !ok || s.AtBoot != "300000" {
+		t.Errorf("%+v", s)
+	}
+}
