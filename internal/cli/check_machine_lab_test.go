@@ -213,6 +213,10 @@ func expectTooMuch(t *testing.T) (func(), []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, c := range conns {
+			fmt.Fprint(c, "USER anonymous\r\n") // the helper looks at the lines after the first
+		}
+		time.Sleep(200 * time.Millisecond)
 		for i, c := range conns {
 			own := c.LocalAddr().(*net.TCPAddr).IP.To4()
 			fmt.Fprintf(c, "PORT %d,%d,%d,%d,40,%d\r\n", own[0], own[1], own[2], own[3], i)
