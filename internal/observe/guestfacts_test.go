@@ -22,6 +22,7 @@ import (
 // version. They run after TestGuestLoadsNoModule, which loads the modules.
 
 func TestGuestDefaults(t *testing.T) {
+	lab.SharedLimits(t)
 	h := lab.NewHost(t, "defaults")
 	s := machine(t, Options{Netns: h.Path()})
 	want := ct.DefaultTimeouts(s.Version)
@@ -65,7 +66,7 @@ func TestGuestChainLimit(t *testing.T) {
 	for _, c := range []struct {
 		entries int // two links each
 		refused bool
-	}{{9000, v.AtLeast(5, 15) && !v.AtLeast(6, 1)}, {60000, v.AtLeast(5, 15)}} {
+	}{{6000, v.AtLeast(5, 15) && !v.AtLeast(6, 1)}, {60000, v.AtLeast(5, 15)}} {
 		h := lab.NewHost(t, "chains")
 		err := h.TryFill(lab.Class{Count: c.entries, Proto: ct.UDP})
 		s := machine(t, Options{Netns: h.Path()})
