@@ -72,7 +72,7 @@ func (s *socket) commit(b *batch, try bool) error {
 		if m.typ != unix.NLMSG_ERROR || m.seq < first || m.seq > last+1 {
 			return
 		}
-		err, words := m.verdict()
+		words, err := m.verdict()
 		if err == nil {
 			acked = acked || m.seq == last
 			return

@@ -182,7 +182,7 @@ func FuzzAnswers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		err := messages(b, func(m message) {
-			if err, words := m.verdict(); err == nil && words != "" && m.flags&unix.NLM_F_ACK_TLVS == 0 {
+			if words, err := m.verdict(); err == nil && words != "" && m.flags&unix.NLM_F_ACK_TLVS == 0 {
 				t.Errorf("words %q from nowhere", words)
 			}
 			a := m.attrs()

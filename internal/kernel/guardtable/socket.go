@@ -144,12 +144,12 @@ func (m message) attrs() attrs {
 	return attrs(m.body[nfgenLen:])
 }
 
-// verdict reads an acknowledgement: the error code, nil for success, and what
-// the kernel says of it in words.
-func (m message) verdict() (err error, words string) {
+// verdict reads an acknowledgement: what the kernel says of it in words, and
+// the error code, nil for success.
+func (m message) verdict() (words string, err error) {
 	const code, text = 4, 1 // struct nlmsgerr's first field; NLMSGERR_ATTR_MSG
 	if len(m.body) < code {
-		return ErrMalformed, ""
+		return "", ErrMalformed
 	}
 	if n := int32(host.Uint32(m.body)); n < 0 {
 		err = unix.Errno(-n)
@@ -159,14 +159,14 @@ func (m message) verdict() (err error, words string) {
 	if m.flags&unix.NLM_F_CAPPED == 0 && len(m.body) >= at {
 		n := int(host.Uint32(m.body[code:]))
 		if n < headerLen || n > len(m.body)-code {
-			return err, ""
+			return "", err
 		}
 		at = code + (n+3)&^3
 	}
 	if m.flags&unix.NLM_F_ACK_TLVS == 0 || at > len(m.body) {
-		return err, ""
+		return "", err
 	}
-	return err, attrs(m.body[at:]).string(text)
+	return attrs(m.body[at:]).string(text), err
 }
 
 // ask sends a question about one object, or with NLM_F_DUMP about many, and
@@ -180,7 +180,7 @@ func (s *socket) ask(msg uint16, family uint8, flags uint16, body attrs, each fu
 		switch {
 		case m.seq != want:
 		case m.typ == unix.NLMSG_ERROR || m.typ == unix.NLMSG_DONE:
-			if err, _ := m.verdict(); err != nil && failed == nil {
+			if _, err := m.verdict(); err != nil && failed == nil {
 				failed = err
 			}
 		case m.typ >= subsysTables<<8:
