@@ -52,7 +52,7 @@ var NetfilterModules = []string{"nf_conntrack", "nf_conntrack_netlink", "nfnetli
 	"nft_reject_inet", "nft_log", "nft_quota", "nft_numgen", "sch_tbf", "nf_nat", "nf_flow_table", "nft_flow_offload", "ip_tables", "ip6_tables",
 	"iptable_filter", "iptable_nat", "iptable_raw", "xt_conntrack", "xt_state", "xt_CT", "xt_MASQUERADE", "x_tables",
 	"nft_compat", "veth", "dummy", "sch_netem", "nf_conntrack_ftp", "nf_synproxy_core", "nft_synproxy", "netlink_diag", "inet_diag", "tcp_diag",
-	"nfnetlink_log", "nf_log_syslog", "af_packet", "ipv6", "sctp_diag"}
+	"nfnetlink_log", "nf_log_syslog", "nfnetlink_queue", "nft_queue", "af_packet", "ipv6", "sctp_diag"}
 
 // Run boots the kernel and reports every test of the guest as a subtest of t.
 func (k Kernel) Run(t *testing.T, o Options) {
