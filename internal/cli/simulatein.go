@@ -91,7 +91,11 @@ func (in *trafficInput) open(stdin io.Reader) error {
 		}
 		c, err := capture.NewReader(&countingReader{r, &in.read})
 		if err != nil {
-			return &HintError{fmt.Errorf("%s: %w", name, err), "a workload file must end in .yaml"}
+			hint := "if it is a workload, its name must end in .yaml"
+			if name == "-" {
+				name, hint = "standard input", "workload files are given by name"
+			}
+			return &HintError{fmt.Errorf("%s: %w", name, err), hint}
 		}
 		readers[i] = c
 	}

@@ -244,9 +244,12 @@ func Parse(r io.Reader) (*Spec, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("workload is empty")
 		}
-		return nil, fmt.Errorf("workload: %s", yaml.FormatError(err, false, true))
+		return nil, located(data, err)
 	}
-	return &s, s.Validate()
+	if errs := s.check(); len(errs) > 0 {
+		return nil, errors.Join(withLines(data, errs)...)
+	}
+	return &s, nil
 }
 
 // Write writes a workload file.
@@ -265,8 +268,15 @@ const maxDuration = 10 * 365 * 24 * time.Hour
 // Validate checks every field. The error lists all that is wrong.
 func (s *Spec) Validate() error {
 	var errs []error
+	for _, e := range s.check() {
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Spec) check() (errs []*FieldError) {
 	bad := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+		errs = append(errs, &FieldError{Path: field, Text: fmt.Sprintf(format, args...)})
 	}
 	if s.Version != Version {
 		bad("version", "%d is not understood; write version: %d", s.Version, Version)
@@ -280,17 +290,17 @@ func (s *Spec) Validate() error {
 	names := make(map[string]bool)
 	for i := range s.Classes {
 		c := &s.Classes[i]
-		field := fmt.Sprintf("classes[%d]", i)
-		if c.Name != "" {
-			field += " (" + c.Name + ")"
+		badIn := func(f, format string, args ...any) {
+			bad(fmt.Sprintf("classes[%d].%s", i, f), format, args...)
+			errs[len(errs)-1].Class = c.Name
 		}
 		if c.Name == "" || names[c.Name] {
-			bad(field+".name", "each class needs a name of its own")
+			badIn("name", "each class needs a name of its own")
 		}
 		names[c.Name] = true
-		c.validate(func(f, format string, args ...any) { bad(field+"."+f, format, args...) })
+		c.validate(badIn)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // maxClasses fits the tag that the model keeps with an entry.
@@ -307,8 +317,13 @@ func (c *Class) validate(bad func(field, format string, args ...any)) {
 	default:
 		bad("end", "%q is none of fin, rst, vanish, half-close", c.End)
 	}
-	if !c.Sources.IsValid() || !c.Destinations.IsValid() || c.Sources.Addr().Is4() != c.Destinations.Addr().Is4() {
-		bad("sources, destinations", "each must be a prefix such as 10.0.0.0/16, both of one family")
+	switch {
+	case !c.Sources.IsValid():
+		bad("sources", "must be a prefix such as 10.0.0.0/16")
+	case !c.Destinations.IsValid():
+		bad("destinations", "must be a prefix such as 192.0.2.1/32")
+	case c.Sources.Addr().Is4() != c.Destinations.Addr().Is4():
+		bad("destinations", "sources and destinations must be of one family")
 	}
 	if c.Unanswered < 0 || c.Unanswered > 1 {
 		bad("unanswered", "%g is not a share from 0 to 1", c.Unanswered)

@@ -188,6 +188,10 @@ func TestErrorsNameTheField(t *testing.T) {
 		{"stop: 30s", "stop: 10s", "not after start"},
 		{"ports: 53", "ports: 90-80", "neither a port nor a range"},
 		{"sources: 10.2.0.0/15", "sources: fd00::/64", "one family"},
+		{"sources: 10.2.0.0/15", "sources: 10.2.0.0/99", `"10.2.0.0/99" is not a prefix such as`},
+		{"kind: udp", "kind: carrier-pigeon", "line 16: classes[1]"},
+		{"duration: 60s", "duration: sixty", "line 3: duration: sixty"},
+		{"rate: 200/s", "rate: lots", "line 8: arrivals: {rate: lots}"},
 	} {
 		_, err := Parse(strings.NewReader(strings.Replace(web, c.from, c.to, 1)))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
