@@ -207,14 +207,16 @@ func (s *simulator) search(ctx context.Context, set simulate.Setting, in *traffi
 
 // document is the JSON of a simulation.
 type document struct {
-	Schema  string            `json:"schema"`
-	Time    time.Time         `json:"time"`
-	Host    string            `json:"host"`
-	Kernel  string            `json:"kernel"`
-	Netns   ct.Netns          `json:"netns"`
-	Found   *foundValue       `json:"found,omitempty"`
-	Capture []captureCounts   `json:"captures,omitempty"`
-	Results []simulate.Result `json:"results"`
+	Schema  string          `json:"schema"`
+	Time    time.Time       `json:"time"`
+	Host    string          `json:"host"`
+	Kernel  string          `json:"kernel"`
+	Netns   ct.Netns        `json:"netns"`
+	Found   *foundValue     `json:"found,omitempty"`
+	Capture []captureCounts `json:"captures,omitempty"`
+	// StateNames are the kinds of entries that "states" counts, in its order.
+	StateNames []string          `json:"state_names"`
+	Results    []simulate.Result `json:"results"`
 }
 
 type foundValue struct {
@@ -227,7 +229,7 @@ func (s *simulator) print(rs []simulate.Result, f *simulate.Found, in *trafficIn
 	w := s.env.Stdout
 	switch s.output {
 	case "json":
-		d := document{Schema: "ctwarden.simulate/1", Time: s.env.Now(), Results: rs, Capture: in.counts()}
+		d := document{Schema: "ctwarden.simulate/1", Time: s.env.Now(), Results: rs, Capture: in.counts(), StateNames: simulate.StateNames}
 		d.Host, _ = os.Hostname()
 		if len(rs) > 0 {
 			d.Kernel = rs[0].Era

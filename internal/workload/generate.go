@@ -18,13 +18,13 @@ type Sink func(at []sim.Time, ps []sim.Packet, verdicts []sim.Verdict)
 
 // Outcome counts what became of the connections of a class.
 type Outcome struct {
-	Started  uint64 // first packets sent, retries left out
-	Answered uint64 // handshakes finished, requests answered
-	GaveUp   uint64 // refused and out of retries
-	Broken   uint64 // lost in the middle: a packet was refused or found invalid
-	Ended    uint64
-	Packets  uint64
-	Refused  uint64 // packets
+	Started  uint64 `json:"started"`  // first packets sent, retries left out
+	Answered uint64 `json:"answered"` // handshakes finished, requests answered
+	GaveUp   uint64 `json:"gave_up"`  // refused and out of retries
+	Broken   uint64 `json:"broken"`   // lost in the middle: a packet was refused or found invalid
+	Ended    uint64 `json:"ended"`
+	Packets  uint64 `json:"packets"`
+	Refused  uint64 `json:"-"` // packets
 }
 
 // Generator makes the packets of a workload.
