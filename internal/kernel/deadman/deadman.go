@@ -35,8 +35,9 @@ type Deadman struct {
 const (
 	readyFD      = 3
 	readyText    = "ready\n"
-	readyWait    = 10 * time.Second
-	commandWait  = 10 * time.Second
+	// A machine in trouble is slow.
+	readyWait    = 30 * time.Second
+	commandWait  = 45 * time.Second
 	copyPrefix   = "guard-"
 	maxProgram   = 256 << 20
 	systemdAlive = "/run/systemd/system"

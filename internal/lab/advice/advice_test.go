@@ -66,8 +66,8 @@ func TestAdvice(t *testing.T) {
 		start := time.Now()
 		got := inGuest(t, &s, false)
 		t.Logf("%s took %s", s.Name, time.Since(start).Round(time.Second))
-		if len(got) != len(Columns()) {
-			t.Errorf("%s: %d outcomes of %d", s.Name, len(got), len(Columns()))
+		if len(got) != len(s.columns()) {
+			t.Errorf("%s: %d outcomes of %d", s.Name, len(got), len(s.columns()))
 			continue
 		}
 		list = append(list, got...)
@@ -117,7 +117,7 @@ func TestRevertedAdvice(t *testing.T) {
 	scenes := Scenes()
 	i := slices.IndexFunc(scenes, func(s Scene) bool { return s.Name == "left idle" })
 	list := inGuest(t, &scenes[i], true)
-	if len(list) != len(Columns()) {
+	if len(list) != len(scenes[i].columns()) {
 		t.Fatalf("%d outcomes", len(list))
 	}
 	t.Log(scenes[i].table(list))

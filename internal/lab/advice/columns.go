@@ -72,6 +72,17 @@ func Columns() []Column {
 	}
 }
 
+// columns are those that can differ in a scene: in a quiet one nothing is there
+// to take back.
+func (s *Scene) columns() (list []Column) {
+	for _, c := range Columns() {
+		if s.quiet == 0 || c.Later == nil {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // run carries commands out, on the small machine.
 func run(commands string) func(m *machine) error {
 	return func(m *machine) error {

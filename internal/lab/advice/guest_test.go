@@ -32,7 +32,7 @@ func TestGuestTrial(t *testing.T) {
 		if strings.ReplaceAll(s.Name, " ", "_") != *guestScene {
 			continue
 		}
-		for _, c := range Columns() {
+		for _, c := range s.columns() {
 			if *only != "" && c.Name != *only {
 				continue
 			}

@@ -75,7 +75,11 @@ func try(t testing.TB, s *Scene, c *Column, at Times) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	chat := lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, active.conns, 5*time.Second) })
+	every := 5 * time.Second
+	if s.quiet > 0 {
+		every = 20 * time.Minute
+	}
+	chat := lab.Go(t, func(ctx context.Context) (lab.Moved, error) { return lab.Chat(ctx, active.conns, every) })
 	peaks := watch(t, n.tracked)
 	stop := s.load(t, n)
 	time.Sleep(at.Fill)
