@@ -33,8 +33,8 @@ type Deadman struct {
 }
 
 const (
-	readyFD      = 3
-	readyText    = "ready\n"
+	readyFD   = 3
+	readyText = "ready\n"
 	// A machine in trouble is slow.
 	readyWait    = 30 * time.Second
 	commandWait  = 45 * time.Second
