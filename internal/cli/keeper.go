@@ -58,7 +58,7 @@ func (o *keeping) keeper(env *Env) (*tune.Keeper, error) {
 		Journal:  journal.New(disk.OS{}, o.stateDir, journal.Options{Now: env.Now, Warn: func(s string) { say("%s", s) }}),
 		Files:    disk.Files{FS: disk.OS{Root: o.root}},
 		Deadman:  deadman.Deadman{Dir: o.stateDir, Args: o.guardArgs},
-		Boot:     boot, Netns: inode, Boottime: deadman.Boottime, HighestCount: highestCount,
+		Boot:     boot, Netns: inode, Boottime: deadman.Boottime, HighestCount: highestCount, Available: available,
 		Say: say, NoFiles: o.noFiles(inode), NoUnits: noUnits(),
 	}, nil
 }
@@ -136,6 +136,15 @@ func highestCount() (int64, error) {
 	return own, nil
 }
 
+// available is MemAvailable, 0 if it cannot be read.
+func available() int64 {
+	_, bytes, err := procfs.FS{}.Meminfo()
+	if err != nil {
+		return 0
+	}
+	return bytes.Or(0)
+}
+
 // health takes the machine's pulse for the watch during a trial.
 func health() (tune.Health, error) {
 	p, err := pulse.Read()
@@ -163,6 +172,7 @@ func explainKeeper(err error) error {
 		{disk.ErrLocked, "another ctwarden is at work; try again in a moment"},
 		{tune.ErrOnTrial, "`ctwarden status` shows it; confirm or revert it first"},
 		{tune.ErrStale, "`ctwarden plan` makes a new plan from what is there now"},
+		{tune.ErrMemory, "`ctwarden plan` makes a plan for the memory of this machine"},
 		{tune.ErrHostsOnly, "max and buckets can only be written in the host's initial network namespace, as root, and with /proc/sys writable"},
 		{tune.ErrNotHere, "enter that namespace first, as with `ip netns exec NAME` or `nsenter -n -t PID`"},
 		{tune.ErrDeadman, "nothing was written; without a dead-man there is no trial. --now applies without one"},

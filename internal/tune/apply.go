@@ -115,12 +115,48 @@ func (k *Keeper) checkItem(it Item) (*journal.Setting, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", it.Key, ErrHostsOnly)
 	}
+	if err := k.affordable(it, live); err != nil {
+		return nil, err
+	}
 	if it.Key == KeyMax && lowersMax(live, it.To) {
 		if to, _ := strconv.ParseInt(it.To, 10, 64); to < k.safeMax() {
 			return nil, fmt.Errorf("%s = %s would refuse connections: it must stay at 1.2 times the fullest table, %d", it.Key, it.To, k.safeMax())
 		}
 	}
 	return &journal.Setting{Key: it.Key, Before: live, After: it.To}, nil
+}
+
+// fullEntryBytes is an entry's object and a block of extensions on 64-bit
+// kernels of today.
+const fullEntryBytes = fallbackObject + extensionBytes
+
+// affordable refuses sizes that this machine has no memory for: a plan may have
+// been made for another. What is lowered is always affordable.
+func (k *Keeper) affordable(it Item, live string) error {
+	var each int64
+	switch it.Key {
+	case KeyMax:
+		each = fullEntryBytes
+	case KeyBuckets, KeyHashsize:
+		each = bucketBytes
+	default:
+		return nil
+	}
+	if k.Available == nil || k.Available() <= 0 {
+		return nil
+	}
+	to, err1 := strconv.ParseInt(it.To, 10, 64)
+	now, err2 := strconv.ParseInt(live, 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if it.Key == KeyMax && now == 0 {
+		return nil // no limit is the dearest of all
+	}
+	if more := (to - now) * each; more > k.Available()/2 {
+		return fmt.Errorf("%s = %s would take up to %s more: %w, %s", it.Key, it.To, byteSize(more), ErrMemory, byteSize(k.Available()))
+	}
+	return nil
 }
 
 func (k *Keeper) begin(tx *journal.Tx, settings []journal.Setting, o ApplyOptions) (string, error) {

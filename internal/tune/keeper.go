@@ -54,6 +54,9 @@ type Keeper struct {
 	Boottime func() time.Duration
 	// HighestCount is the count of the fullest namespace: max bounds each.
 	HighestCount func() (int64, error)
+	// Available is the memory that could still be had, in bytes; nil or 0 if it
+	// is unknown.
+	Available func() int64
 	// Say hears what was done, a line each; may be nil.
 	Say func(format string, args ...any)
 	// NoFiles says why no file can bring settings back here, "" if files can:
@@ -76,6 +79,7 @@ var (
 	ErrOnTrial   = errors.New("another trial is running")
 	ErrNotHere   = errors.New("it was made in another network namespace")
 	ErrNothing   = errors.New("nothing to do")
+	ErrMemory    = errors.New("more than half of the memory that is available")
 	ErrHostsOnly = errors.New("the setting belongs to the host and cannot be written from this namespace")
 )
 

@@ -553,6 +553,32 @@ func TestForeignWrites(t *testing.T) {
 	}
 }
 
+// TestNoMemoryForThePlan: a plan of a larger machine is refused whole; one that
+// lowers is not.
+func TestNoMemoryForThePlan(t *testing.T) {
+	for _, tt := range []struct {
+		key, to string
+		want    error
+	}{
+		{KeyMax, "1048576", nil},
+		{KeyMax, "2000000", ErrMemory},
+		{KeyMax, "60000", nil},
+		{KeyBuckets, "134217728", ErrMemory},
+		{KeyBuckets, "16777216", nil},
+	} {
+		b := newBox(t)
+		k := b.keeper()
+		k.Available = func() int64 { return 1 << 30 }
+		p := &Plan{Items: []Item{{Key: keyTimeWait, To: "30"}, {Key: tt.key, To: tt.to}}}
+		if _, err := k.Apply(t.Context(), p, ApplyOptions{}); !errors.Is(err, tt.want) {
+			t.Errorf("%s = %s: %v, want %v", tt.key, tt.to, err, tt.want)
+		}
+		if tt.want != nil && len(b.writes) > 0 {
+			t.Errorf("%s = %s: written %v", tt.key, tt.to, b.writes)
+		}
+	}
+}
+
 // TestStatusNamesWhoDrifted: of those that claim the key, the one whose value
 // stands there.
 func TestStatusNamesWhoDrifted(t *testing.T) {
