@@ -15,7 +15,9 @@ type effect struct {
 const judgeAfter = 2 * time.Second
 
 // A defence that hurts shows as resets and invalid packets: so many times as
-// many as before, and so many a second more.
+// many as before, and so many a second more. What comes with the attack itself
+// is not counted against it: a server answers for entries that early drop has
+// evicted, and every one of these answers is invalid.
 const (
 	harmFactor = 3
 	harmLeast  = 50
@@ -24,7 +26,11 @@ const (
 // follow keeps an action in mind until its effect can be told.
 func (p *Policy) follow(res *Result) {
 	switch res.Action.Kind {
-	case KindThin, KindLimit, KindTimeouts:
+	case KindThin:
+		if res.Changed == 0 {
+			return
+		}
+	case KindLimit, KindTimeouts:
 	default:
 		return
 	}
@@ -55,7 +61,7 @@ func (p *Policy) judge(r *Reading) (undo []*Action) {
 func (p *Policy) verdict(r *Reading, e *effect) *Action {
 	why := ""
 	switch harm := p.trend.harm(judgeAfter); {
-	case harm > harmFactor*e.harm+harmLeast:
+	case harm > harmFactor*e.harm+harmLeast+p.trend.arrivals(judgeAfter)/2:
 		why = "resets and invalid packets have risen since"
 	case e.action.Kind == KindLimit && e.refused > 1 && p.trend.refused(judgeAfter) >= e.refused && p.trend.growth(judgeAfter) >= e.growth:
 		why = "it has gained nothing"

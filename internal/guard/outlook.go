@@ -55,7 +55,7 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	room := float64(r.Max) - float64(o.reserve) - locked
 	locks := until(room, lockedRate)
 	o.trouble = max(o.full, locks)
-	if !t.rateKnown {
+	if !t.assuredKnown || !t.rateKnown && t.last().at-t.assuredAt > 2*pairSpan {
 		o.trouble = o.full
 	}
 	if o.refusing {

@@ -100,7 +100,11 @@ func (p *Policy) take(r *Reading) {
 	p.trend.add(r, p.last.Counters)
 	p.limit.take(p, r)
 	if r.Table != nil {
-		p.trend.table(r)
+		span := pairSpan
+		if p.incident != nil && !p.incident.over && p.tableAt >= p.incident.at {
+			span = pairSpanLong
+		}
+		p.trend.table(r, span)
 		p.tableAt, p.tableTook = r.At, r.Table.Took
 		if r.Table.Census != nil {
 			p.census = r.Table.Census
@@ -211,7 +215,6 @@ func (p *Policy) issue(r *Reading, d *Decision, a *Action) {
 	} else {
 		p.busy[a.Kind] = a.ID
 		d.Actions = append(d.Actions, *a)
-		p.note("%s, because %s", a, a.Why)
 	}
 	if p.incident != nil {
 		p.incident.deed(r, a)

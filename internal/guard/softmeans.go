@@ -149,8 +149,7 @@ func (p *Policy) thin(r *Reading, o *outlook) *Action {
 
 // thinAged ends what has been silent for longer than anybody wants to keep.
 func (p *Policy) thinAged(r *Reading, o *outlook, budget int) *Action {
-	if o.fill < p.cfg.PressureFill && p.limit.ours == 0 || o.copes && o.fill < p.cfg.PressureFill ||
-		!p.thins.aged.due(r.At) || !idleBeyond(p.census, p.cfg.KeepIdle) {
+	if o.fill < p.cfg.PressureFill && p.limit.ours == 0 || o.left || !p.thins.aged.due(r.At) || !idleBeyond(p.census, p.cfg.KeepIdle) {
 		return nil
 	}
 	p.thins.aged.next = r.At + 10*time.Second
@@ -194,6 +193,9 @@ func (p *Policy) thinNew(r *Reading, o *outlook, budget int) *Action {
 		why = fmt.Sprintf("%d entries are more than the usual limit of %d allows; silent ones that came with the attack go, a packet brings them back", r.Count, p.limit.before)
 	default:
 		return nil
+	}
+	if r.At-since < t.MinIdle+2*time.Second {
+		return nil // nothing that came since can have been silent for so long
 	}
 	p.thins.next = r.At + time.Second
 	return &Action{Kind: KindThin, Thin: t, Why: why}

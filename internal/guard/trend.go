@@ -89,15 +89,19 @@ func (t *trend) arrivals(d time.Duration) float64 {
 
 // table takes a reading of the composition: how many entries the kernel may
 // not evict, and how fast they become more.
-func (t *trend) table(r *Reading) {
+//
+// span is how old the reading before may be to tell a rate with this one. What
+// has just begun does not show against one from before it.
+func (t *trend) table(r *Reading, span time.Duration) {
 	c := r.Table.Census
 	if c == nil || c.Entries == 0 {
 		return
 	}
 	a := c.Share(c.Sum(func(k ct.ClassKey) bool { return k.Assured })) * float64(r.Count)
 	switch since := r.At - t.assuredAt; {
-	case !t.assuredKnown || since > pairSpan:
-		t.assuredRate, t.rateKnown = 0, false
+	case !t.assuredKnown || since > span:
+		// The best guess: what comes is like what is there.
+		t.assuredRate, t.rateKnown = a/float64(max(r.Count, 1))*max(t.growth(burstSpan), 0), false
 	case since > 0 && t.rateKnown:
 		t.assuredRate = (t.assuredRate + t.lockRate(r, a)) / 2
 	case since > 0:
@@ -106,9 +110,12 @@ func (t *trend) table(r *Reading) {
 	t.assured, t.assuredAt, t.assuredKnown = a, r.At, true
 }
 
-// pairSpan is how old a reading of the table may be to tell a rate with the
-// next: what has just begun does not show against an older one.
-const pairSpan = 1500 * time.Millisecond
+// How old a reading of the table may be to tell a rate with the next, in calm
+// and in the midst of an incident.
+const (
+	pairSpan     = 1500 * time.Millisecond
+	pairSpanLong = 15 * time.Second
+)
 
 // lockRate is the growth of assured entries since the reading of the table
 // before.

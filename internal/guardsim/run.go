@@ -150,6 +150,7 @@ func (r *run) advance(ctx context.Context) error {
 	}
 	for _, a := range r.last.Actions {
 		r.res.Actions++
+		r.res.Log = append(r.res.Log, Event{r.now, fmt.Sprintf("%s, because %s", &a, a.Why)})
 		r.do(a)
 	}
 	return nil
