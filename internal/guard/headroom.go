@@ -9,15 +9,16 @@ import (
 
 // limitState is what the policy knows of nf_conntrack_max.
 type limitState struct {
-	before  int64 // as the administrator has it
-	ours    int64 // as we have set it; 0 if we have not
-	ladder  []int64
-	aside   bool // somebody else writes it
-	calmAt  time.Duration
-	memory  Reading // the latest with memory
-	hasMem  bool
-	memAt   time.Duration
-	ceiling int64
+	before   int64 // as the administrator has it
+	ours     int64 // as we have set it; 0 if we have not
+	ladder   []int64
+	aside    bool // somebody else writes it
+	calmAt   time.Duration
+	raisedAt time.Duration
+	memory   Reading // the latest with memory
+	hasMem   bool
+	memAt    time.Duration
+	ceiling  int64
 	// bucketsBefore is what nf_conntrack_buckets was before we changed it, 0 if
 	// we have not; shrunk is set once they were made fewer.
 	bucketsBefore int64
@@ -219,7 +220,7 @@ func (l *limitState) done(p *Policy, res *Result) {
 	case res.Action.Undo && res.Got == l.before:
 		l.ours = 0
 	case res.Got > 0:
-		l.ours = res.Got
+		l.ours, l.raisedAt = res.Got, res.At
 		if l.ours == l.before {
 			l.ours = 0
 		}

@@ -41,6 +41,9 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	}
 	o.fill = float64(r.Count) / float64(r.Max)
 	fast, slow := t.growth(burstSpan), t.growth(trendSpan)
+	if t.last().at-t.since(trendSpan).at < trendSpan*4/5 {
+		slow = 0 // too few readings for a trend
+	}
 	// One burst is no trend: it counts at once only where little is left.
 	growth := slow
 	if fast > slow && until(float64(r.Max-r.Count), fast) < p.cfg.EmergencyFull {
@@ -48,7 +51,10 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	}
 	o.arrivals = max(t.arrivals(trendSpan), growth)
 	o.full = until(float64(r.Max-r.Count), growth)
-	o.refusing = t.refused(trendSpan) >= 1 && o.fill >= 0.9
+	// What is refused once in ten thousand is a race of processors or a chance
+	// that early drop had not; what was refused before max rose is past.
+	span := min(trendSpan, max(r.At-p.limit.raisedAt, burstSpan))
+	o.refusing = t.refused(span) >= max(1, o.arrivals/5000) && o.fill >= 0.9
 	o.reserve = reserve(p.around.Version, max(o.arrivals, 1), r.Max, r.Buckets)
 
 	locked, lockedRate := t.unevictable()

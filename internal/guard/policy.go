@@ -20,6 +20,7 @@ type Policy struct {
 	census    *ct.Census // the latest
 	tableAt   time.Duration
 	tableTook time.Duration
+	quietAt   time.Duration
 	asked     int // readings of the table asked for in a hurry
 
 	limit   limitState
@@ -74,6 +75,7 @@ func (p *Policy) Step(r Reading) Decision {
 	if r.Table != nil && p.census != nil && p.peaceful(&r, &o) {
 		p.history.learn(p.census, r.Count)
 	}
+	p.quiet(&r, &o)
 	want, reason := p.call(&o)
 	p.move(&r, want, reason)
 	var d Decision
@@ -152,7 +154,6 @@ func (p *Policy) move(r *Reading, want Level, reason string) {
 		p.calledAt = r.At
 	}
 	if p.level >= Pressure && p.incident == nil {
-		p.history.pending = nil
 		p.incident = newIncident(r, !p.cfg.Enforce)
 	}
 }

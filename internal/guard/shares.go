@@ -20,6 +20,10 @@ type history struct {
 
 func newHistory() history { return history{most: map[netip.Prefix]int64{}} }
 
+// of is the most that a source has held in peace, the last quiet reading
+// included.
+func (h *history) of(s netip.Prefix) int64 { return max(h.most[s], h.pending[s]) }
+
 func (h *history) empty() bool { return len(h.most) == 0 }
 
 const (
@@ -139,7 +143,7 @@ func (p *Policy) over(r *Reading, capacity int64, project float64) (list []deman
 	for _, d := range all {
 		// A few entries of a sample tell nothing of one source.
 		if d.seen >= leastSeen && d.n >= leastHeavy && int64(float64(d.n)*project) > share &&
-			d.n > 2*p.history.most[d.source] && !p.isUsers(d.source) {
+			d.n > 2*p.history.of(d.source) && !p.isUsers(d.source) {
 			list = append(list, d)
 		}
 	}
@@ -171,7 +175,6 @@ type shareState struct {
 	per     int
 	renewAt time.Duration
 	limitAt time.Duration // the next change of the rules, at the earliest
-	began   time.Duration // of the present or last incident
 	pause
 	noCap bool // the kernel cannot cap sources one by one
 }
@@ -206,6 +209,9 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 		return nil
 	}
 	if idle > 2*time.Second { // no need: only who is far over
+		if r.At-p.quietAt < idle+2*time.Second {
+			return nil // nothing that came since can have been silent for so long
+		}
 		list = slices.DeleteFunc(list, func(d demand) bool { return d.n < farOver*share })
 		if len(list) == 0 {
 			return nil
@@ -214,7 +220,7 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	p.shares.next = r.At + 3*time.Second
 	return &Action{Kind: KindThin,
 		Why: fmt.Sprintf("%s, and %s more than a fair share of %d entries", why, plural(len(list), "proven source holds", "proven sources hold"), share),
-		Thin: &Thin{Classes: HalfOpen | Unreplied | Closing | Silent, MinIdle: idle, Sources: sourcesOf(list, p.cfg.SourcesPerIncident),
+		Thin: &Thin{Classes: Unreplied | Closing | Silent, MinIdle: idle, Sources: sourcesOf(list, p.cfg.SourcesPerIncident),
 			Keep: int(share), Fragile: true, Seconds: seconds, Limit: budget}}
 }
 

@@ -141,10 +141,10 @@ func (p *Policy) thin(r *Reading, o *outlook) *Action {
 		p.once(r.At, "budget", "no more entries are put on probation: the budget of entries is spent")
 		return nil
 	}
-	if a := p.thinAged(r, o, budget); a != nil {
+	if a := p.thinNew(r, o, budget); a != nil {
 		return a
 	}
-	return p.thinNew(r, o, budget)
+	return p.thinAged(r, o, budget)
 }
 
 // thinAged ends what has been silent for longer than anybody wants to keep.
@@ -182,14 +182,17 @@ func (p *Policy) thinNew(r *Reading, o *outlook, budget int) *Action {
 	if !ok || p.around.Fragile || !p.thins.due(r.At) {
 		return nil
 	}
-	t := &Thin{Classes: Silent | HalfOpen | Unreplied | Closing, Since: since, Limit: budget}
+	// Half-open entries are left to early drop: a handshake may take 15 s.
+	t := &Thin{Classes: Silent | Unreplied | Closing, Since: since, Limit: budget}
 	var why string
 	switch {
 	case p.level == Emergency && p.threatened(o) && p.exhausted(r):
-		t.MinIdle, t.Seconds = 3*time.Second, 2
+		// A heartbeat must not be taken for silence: in a full table the packet
+		// that should bring an entry back is refused.
+		t.MinIdle, t.Seconds = heartbeat, 5
 		why = p.trouble(o) + "; connections that came with the attack and fell silent go, a packet brings them back"
 	case p.limit.ours != 0 && r.Count > p.limit.before*5/6 && !o.left:
-		t.MinIdle, t.Seconds = 30*time.Second, 30
+		t.MinIdle, t.Seconds = heartbeat, 30
 		why = fmt.Sprintf("%d entries are more than the usual limit of %d allows; silent ones that came with the attack go, a packet brings them back", r.Count, p.limit.before)
 	default:
 		return nil
@@ -201,16 +204,28 @@ func (p *Policy) thinNew(r *Reading, o *outlook, budget int) *Action {
 	return &Action{Kind: KindThin, Thin: t, Why: why}
 }
 
-// began is when the present or the last incident began, a little earlier so
-// that its first entries are not taken for older ones.
+// heartbeat is how long connections that are in use are silent at most, as a
+// rule: probes of Go's servers come each 15 s, of proxies and mail each 30 s.
+const heartbeat = 40 * time.Second
+
+// began is when the present or the last attack began: the last quiet moment
+// before it, a little earlier for what a reading sees late.
 func (p *Policy) began(r *Reading) (time.Duration, bool) {
-	switch {
-	case p.incident != nil:
-		p.shares.began = p.incident.at
-	case p.limit.ours == 0:
+	if p.incident == nil && p.limit.ours == 0 {
 		return 0, false
 	}
-	return max(p.shares.began-2*time.Second, 1), true
+	return max(p.quietAt-time.Second, 1), true
+}
+
+// quiet keeps the last moment at which nothing threatened. Once there is an
+// emergency it stands until all is over: the room that we make is no quiet.
+func (p *Policy) quiet(r *Reading, o *outlook) {
+	if p.limit.ours != 0 || p.incident != nil && p.incident.rec.Worst == Emergency {
+		return
+	}
+	if !o.refusing && o.full >= p.cfg.WatchFull {
+		p.quietAt = r.At
+	}
 }
 
 func (t *thinState) done(p *Policy, res *Result) {
@@ -231,7 +246,7 @@ func (t *thinState) done(p *Policy, res *Result) {
 		least = 10 * time.Second
 	}
 	if th := res.Action.Thin; th.MinIdle >= p.cfg.KeepIdle {
-		t.aged.again(res.At, time.Minute, 10*time.Minute, worth)
+		t.aged.again(res.At, 5*time.Minute, time.Hour, worth)
 		return
 	}
 	t.again(res.At, least, time.Minute, worth)

@@ -14,6 +14,10 @@ import (
 // 25 ms and tells shares within 0.7 %.
 const panelEntries = 20_000
 
+// panelTop is how many sources are told apart: an attack comes from more than
+// the few that a person looks at.
+const panelTop = 1024
+
 // panels reads the composition of the table from the same buckets again and
 // again. One goroutine at a time uses it.
 type panels struct {
@@ -37,7 +41,7 @@ func (p *panels) read(ctx context.Context, ref string, count int64, counters ct.
 	}
 	defer conn.Close()
 	begin := time.Now()
-	c := census.New(census.Options{Timeouts: t, Former: former, Seed: p.seed, Sample: panelEntries})
+	c := census.New(census.Options{Timeouts: t, Former: former, Seed: p.seed, Sample: panelEntries, Top: panelTop})
 	next := census.NewPanel(panelEntries, p.seed)
 	old, growth := p.last.panel, 1.0
 	if p.last.count > 0 {
