@@ -81,6 +81,7 @@ bench-sim:
 .PHONY: kernels
 kernels:
 	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OtherKernels ./internal/cli ./internal/kernel/guardtable
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 30m -v -run LoadsNoModule ./internal/observe
 
 # What survives an attack on the table: scenarios × defences (docs/survival.md).
 # As root, on a machine that serves nobody. Everything takes many hours; choose
