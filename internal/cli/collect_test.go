@@ -130,3 +130,28 @@ func TestCheckFromSOSReport(t *testing.T) {
 		t.Errorf("%s\nfindings %q\nnot seen %+v", a.Verdict.Text, a.codes(), a.Blind)
 	}
 }
+
+// TestNPD asks as node-problem-detector does: one line, and 0 for a machine
+// that is well, 1 for one that is not, 2 where nothing could be seen.
+func TestNPD(t *testing.T) {
+	well, blind := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{
+		"sos_commands/kernel/sysctl_-a": "net.netfilter.nf_conntrack_count = 900\nnet.netfilter.nf_conntrack_max = 262144\nnet.netfilter.nf_conntrack_buckets = 262144\nnet.nf_conntrack_max = 262144\n",
+		"sos_commands/kernel/uname_-a":  "Linux db7 6.12.0 #1 SMP x86_64 GNU/Linux\n",
+		"proc/meminfo":                  "MemTotal:       16000000 kB\nMemAvailable:   14000000 kB\n",
+	} {
+		p := filepath.Join(well, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for from, want := range map[string]int{well: 0, "testdata/sosreport": 1, blind: 2} {
+		code, stdout, stderr := runCommand("check", "--npd", "--from", from)
+		if code != want || code != 2 && (strings.Count(stdout, "\n") != 1 || stderr != "") {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", from, code, want, stdout, stderr)
+		}
+	}
+}
