@@ -79,6 +79,8 @@ func matches(t *testing.T, name string, doc []byte) {
 func TestStatusMatchesItsSchema(t *testing.T) {
 	s := guardd.Status{Schema: guardd.StatusSchema, Mode: "enforce", Level: guard.Pressure, Count: 5, Max: 10, MaxBefore: 5,
 		Blind: []string{"rules: no permission"}, Incidents: []guard.Incident{attack()}}
+	now := attack()
+	s.UnderWay = &now
 	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)

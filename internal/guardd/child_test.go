@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +56,12 @@ func runChild(text string) int {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if p := os.Getenv("GUARD_CPUPROFILE"); p != "" {
+		f, err := os.Create(p)
+		if err == nil && pprof.StartCPUProfile(f) == nil {
+			defer pprof.StopCPUProfile()
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -138,6 +145,7 @@ func (p *scripted) Done(r guard.Result) {
 
 func (p *scripted) SetSurroundings(guard.Surroundings) {}
 func (p *scripted) SetConfig(c guard.Config)           { fmt.Fprintln(os.Stderr, "keep-idle", c.KeepIdle) }
+func (p *scripted) Unfinished() *guard.Incident        { return nil }
 func (p *scripted) Level() guard.Level                 { return guard.Calm }
 
 func (p *scripted) Undo(guard.Reading) []guard.Action {
@@ -149,7 +157,7 @@ func (p *scripted) Undo(guard.Reading) []guard.Action {
 
 // child is a guard that runs.
 type child struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	mu   sync.Mutex
 	out  bytes.Buffer
@@ -170,7 +178,7 @@ func (c *child) log() string {
 }
 
 // begin starts a guard and does not wait.
-func begin(t *testing.T, s script) *child {
+func begin(t testing.TB, s script) *child {
 	t.Helper()
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -179,7 +187,7 @@ func begin(t *testing.T, s script) *child {
 	return launch(t, childEnv+"="+string(b), "/proc/self/exe", "-test.run=XXX")
 }
 
-func launch(t *testing.T, env, name string, args ...string) *child {
+func launch(t testing.TB, env, name string, args ...string) *child {
 	t.Helper()
 	c := &child{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), env)

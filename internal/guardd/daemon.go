@@ -369,6 +369,10 @@ func (d *daemon) leave() error {
 		d.policy.Done(r)
 	}
 	d.hands.leave(ctx)
+	if i := d.policy.Unfinished(); i != nil {
+		i.Class += " (the guard ended before it was over)"
+		d.ended(i)
+	}
 	d.log.say("guard ended")
 	return nil
 }

@@ -17,6 +17,8 @@ type Policy interface {
 	SetConfig(guard.Config)
 	Level() guard.Level
 	Undo(guard.Reading) []guard.Action
+	// Unfinished is the record, so far, of an incident that is not over.
+	Unfinished() *guard.Incident
 }
 
 // DefaultRunDir is where a running guard can be found.

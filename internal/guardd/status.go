@@ -45,6 +45,7 @@ type Status struct {
 	Blind     []string `json:"blind,omitempty"`
 
 	Probation bool             `json:"probation_under_way"`
+	UnderWay  *guard.Incident  `json:"incident_under_way,omitempty"`
 	Incidents []guard.Incident `json:"incidents,omitempty"` // the last few, newest first
 
 	CPUSeconds    float64 `json:"cpu_seconds"`
@@ -69,7 +70,7 @@ func (d *daemon) status() *Status {
 		s.Probation = d.hands.probation != nil
 		d.hands.mu.Unlock()
 	}
-	s.Incidents = d.record.last()
+	s.UnderWay, s.Incidents = d.policy.Unfinished(), d.record.last()
 	return s
 }
 
@@ -133,6 +134,12 @@ func (s *Status) Text(w io.Writer) error {
 		s.Since.Format(time.DateTime), s.Readings, s.CPUSeconds, float64(s.ResidentBytes)/(1<<20))
 	if s.MaxBefore > 0 {
 		p.line("nf_conntrack_max was %d before the guard raised it; it comes down when the table has drained.", s.MaxBefore)
+	}
+	if s.UnderWay != nil {
+		p.line("Under way: %s", oneLine(s.UnderWay))
+		for _, d := range s.UnderWay.Deeds[max(0, len(s.UnderWay.Deeds)-5):] {
+			p.line("  %8.1f s  %s%s", d.AfterSeconds, d.What, outcome(d.Outcome))
+		}
 	}
 	if s.Probation {
 		p.line("Entries are on probation.")
