@@ -201,12 +201,12 @@ func (t *Table) natUnique(i int32, cur key, r *natRange, source bool) key {
 			if !t.natUsedPlain(i, &cur) {
 				return cur
 			}
-		} else if k, ok := t.natMapping(&cur, r); ok && !t.natUsed(i, &k) {
+		} else if k, ok := t.natMapping(i, &cur, r); ok && !t.natUsed(i, &k) {
 			return k
 		}
 	}
 	k := cur
-	r.pickAddr(&k, source)
+	r.pickAddr(&k, source, t.natZone(i))
 	switch {
 	case r.random:
 	case r.mapPorts:
@@ -244,7 +244,7 @@ func natHasPort(p ct.Proto) bool {
 
 // pickAddr chooses the address: from a range, by a hash that spreads clients
 // and keeps each at its address (find_best_ips_proto).
-func (r *natRange) pickAddr(k *key, source bool) {
+func (r *natRange) pickAddr(k *key, source bool, zone uint16) {
 	if !r.mapIPs {
 		return
 	}
@@ -263,7 +263,7 @@ func (r *natRange) pickAddr(k *key, source bool) {
 	src, dst := natWords(k.src, k.v6()), natWords(k.dst, k.v6())
 	lo, hi := natWords(r.min, k.v6()), natWords(r.max, k.v6())
 	var out [4]uint32
-	seed := bits.ReverseBytes32(dst[words-1]) ^ uint32(k.zone())
+	seed := bits.ReverseBytes32(dst[words-1]) ^ uint32(zone)
 	if r.persistent {
 		seed = 0
 	}
@@ -413,14 +413,28 @@ func (r *natRange) portSpan(k *key, source bool) (first, size uint32, ok bool) {
 	return 1024, 1<<16 - 1024, true
 }
 
-// natMapping finds how the source is translated already, towards any
-// destination (find_appropriate_src).
-func (t *Table) natMapping(cur *key, r *natRange) (k key, ok bool) {
-	for i := *t.nat.bySource(t, cur); i != 0; {
+// natZone is the zone of an entry, be it for one direction only.
+func (t *Table) natZone(i int32) uint16 {
+	e := &t.entries[i]
+	o, back := t.key(e, orig), t.key(e, reply)
+	if z := o.zone(); z != 0 {
+		return z
+	}
+	return back.zone()
+}
+
+// natMapping finds how the source of an entry is translated already, towards
+// any destination (find_appropriate_src). The zone is that of the original
+// direction.
+func (t *Table) natMapping(i int32, cur *key, r *natRange) (k key, ok bool) {
+	own := t.key(&t.entries[i], orig)
+	from := cur.withZone(own.zone())
+	for i := *t.nat.bySource(t, &from); i != 0; {
 		s := &t.sides[t.entries[i].side]
 		o := &s.keys[orig]
-		if o.src == cur.src && o.ports>>16 == cur.ports>>16 && o.meta == cur.meta {
+		if o.src == from.src && o.ports>>16 == from.ports>>16 && o.meta == from.meta {
 			k, _ = s.keys[reply].invert()
+			k.meta = cur.meta
 			k.dst, k.ports = cur.dst, k.ports&0xffff0000|cur.ports&0xffff
 			if r.holds(&k, true) {
 				return k, true

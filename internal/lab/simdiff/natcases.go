@@ -19,6 +19,8 @@ type natCase struct {
 	model        []sim.NATRule
 	// toVIP: packets go to the gateway's public address, not to servers.
 	toVIP bool
+	// zones: some ports are tracked in zones of their own.
+	zones bool
 	// protos are those that packets have; empty means all that have ports, and
 	// echoes, GRE and another.
 	protos []ct.Proto
@@ -38,8 +40,48 @@ func natCases() (list []natCase) {
 		a := natAddrs{v6}
 		list = append(list, a.sources()...)
 		list = append(list, a.destinations()...)
+		list = append(list, a.inZones()...)
 	}
 	return list
+}
+
+// Ports in a zone: one for both directions, one for the original only.
+const (
+	zonePort, zoneOrigPort = 8001, 8080
+	zoneBoth, zoneOrig     = 5, 6
+)
+
+// inZones are cases in which the zone is part of the tuple, without translation
+// and with one whose choice of address takes the zone into account.
+func (a natAddrs) inZones() []natCase {
+	plain := natCase{name: a.family() + " zones", v6: a.v6, zones: true, model: []sim.NATRule{}}
+	many := a.make("zones and snat to a range of addresses", sim.NATRule{Kind: sim.SNAT, To: a.out(0), ToMax: a.out(4)}, "")
+	many.zones = true
+	return []natCase{plain, many}
+}
+
+// place puts a packet into its zone.
+func (c *natCase) place(p *sim.Packet) {
+	if !c.zones {
+		return
+	}
+	switch t := &p.Tuple; {
+	case !t.Proto.HasPorts():
+	case t.SrcPort == zonePort || t.DstPort == zonePort:
+		p.Zone = zoneBoth
+	case t.DstPort == zoneOrigPort:
+		p.Zone, p.ZoneDir = zoneOrig, sim.ZoneOrig
+	}
+}
+
+// zoneRules are what place is in nftables.
+func (c *natCase) zoneRules() string {
+	if !c.zones {
+		return ""
+	}
+	return fmt.Sprintf(`meta l4proto { tcp, udp, sctp } th dport %[1]d ct zone set %[2]d
+		meta l4proto { tcp, udp, sctp } th sport %[1]d ct zone set %[2]d
+		meta l4proto { tcp, udp, sctp } th dport %[3]d ct original zone set %[4]d`, zonePort, zoneBoth, zoneOrigPort, zoneOrig)
 }
 
 // natAddrs makes the cases of one family.
@@ -231,6 +273,7 @@ func (c *natCase) ruleset() string {
 		type filter hook prerouting priority -300;
 		ip daddr %[1]s notrack
 		ip saddr %[1]s notrack
+		%[4]s
 	}
 	chain mute { type filter hook output priority -450; drop; }
 	chain input { type filter hook input priority 0; iifname "sv0" drop; }
@@ -243,5 +286,5 @@ func (c *natCase) ruleset() string {
 		%[3]s
 	}
 }
-`, sentinelServer, strings.Join(c.dest, "\n\t\t"), strings.Join(c.source, "\n\t\t"))
+`, sentinelServer, strings.Join(c.dest, "\n\t\t"), strings.Join(c.source, "\n\t\t"), c.zoneRules())
 }

@@ -221,6 +221,7 @@ func (x *natRun) step(step int) bool {
 		}
 		p := sent{seq: n, mark: mark, p: st.packet(orig, f.Reply)}
 		side := b2i(st.back && !strings.Contains(x.c.name, "hairpin"))
+		x.c.place(&p.p)
 		p.kept = st.back && !isClient(p.p.Tuple.Dst)
 		if side == 1 && p.kept {
 			p.p.Flags |= sim.FlagDropped // by the rule for the servers' side
