@@ -28,8 +28,9 @@ var trialAddress = [4]byte{127, 83, 67, 84}
 //
 // It finds out with datagrams to an unused address of the loopback, which a
 // rule of our own counts and drops. A dropped flow has ended before the next
-// begins, so that more than a few at a time are a wrong count.
-func (t *Table) tryCount() answer {
+// begins, so that more than most at a time, if that is more than a few, are a
+// wrong count.
+func (t *Table) tryCount(most uint32) answer {
 	p := parts{&batch{}, Name}
 	p.newCounter(counterOver)
 	p.newCounter(counterUnder)
@@ -37,7 +38,7 @@ func (t *Table) tryCount() answer {
 	p.newChain(chainTrial, &hook{hookOutput, priorityNew})
 	ours := rule(nil).proto(unix.IPPROTO_UDP).meta(unix.NFT_META_NFPROTO).cmp(unix.NFT_CMP_EQ, unix.NFPROTO_IPV4).
 		payload(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4).cmp(unix.NFT_CMP_EQ, trialAddress[:]...)
-	p.newRule(chainTrial, ours.countOver(setTrial, trialLimit).object(objCounter, counterOver).drop(), "too many")
+	p.newRule(chainTrial, ours.countOver(setTrial, most).object(objCounter, counterOver).drop(), "too many")
 	p.newRule(chainTrial, ours.object(objCounter, counterUnder).drop(), "the rest")
 	if t.sock.commit(p.batch, false) != nil {
 		return no
@@ -65,23 +66,31 @@ func (t *Table) endTrial() {
 }
 
 // trial sends the datagrams. It is untold where they did not come as far as our
-// rule.
+// rules.
 func (t *Table) trial() answer {
 	overBefore, _ := t.counter(counterOver)
-	underBefore, _ := t.counter(counterUnder)
+	before := t.tried()
 	if err := netns.Do(t.ref, t.sendTrial); err != nil {
 		return untold
 	}
-	over, err1 := t.counter(counterOver)
-	under, err2 := t.counter(counterUnder)
-	over, under = over-overBefore, under-underBefore
+	over, err := t.counter(counterOver)
 	switch {
-	case err1 != nil || err2 != nil || over+under < trialPackets/2:
+	case err != nil || t.tried() < before+trialPackets/2:
 		return untold
-	case over > 0:
+	case over > overBefore:
 		return no
 	}
 	return yes
+}
+
+// tried is how many datagrams our rules have seen.
+func (t *Table) tried() uint64 {
+	over, err1 := t.counter(counterOver)
+	under, err2 := t.counter(counterUnder)
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return over + under
 }
 
 func (t *Table) sendTrial() error {
@@ -92,15 +101,13 @@ func (t *Table) sendTrial() error {
 	defer unix.Close(fd)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before, _ := t.counter(counterUnder)
+	before := t.tried()
 	for i := range trialPackets {
 		// Being dropped comes back as EPERM; the counters tell what happened.
 		_ = unix.Sendto(fd, []byte{0}, 0, &unix.SockaddrInet4{Port: 1024 + i, Addr: trialAddress})
-		if i == 0 {
-			// Where the table is full or the loopback down, one is enough.
-			if now, err := t.counter(counterUnder); err != nil || now == before {
-				return err
-			}
+		// Where the table is full or the loopback down, one is enough.
+		if i == 0 && t.tried() == before {
+			return nil
 		}
 	}
 	return nil

@@ -198,6 +198,31 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
+// TestWrongCount has the trial take for wrong what a kernel that counts right
+// does: it lets up to 64 flows that have ended stand in a clock tick.
+func TestWrongCount(t *testing.T) {
+	lab.Require(t)
+	h := lab.NewHost(t, "wrong")
+	g, err := Open(h.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if !g.Counts() {
+		t.Skip("this kernel does not count right")
+	}
+	before := h.Exec("nft", "list", "ruleset")
+	if got := g.tryCount(10); got != no {
+		t.Errorf("at most 10: answer %d", got)
+	}
+	if got := g.tryCount(trialLimit); got != yes {
+		t.Errorf("at most %d: answer %d", trialLimit, got)
+	}
+	if after := h.Exec("nft", "list", "ruleset"); after != before {
+		t.Errorf("the trial left\n%s", after)
+	}
+}
+
 // FuzzMark gives the reader of marks names of chains that anybody may have
 // given.
 func FuzzMark(f *testing.F) {

@@ -183,7 +183,7 @@ func (t *Table) Counts() bool {
 
 func (t *Table) counts() bool {
 	if t.can.counts == untold && t.sock != nil {
-		t.can.counts = t.tryCount()
+		t.can.counts = t.tryCount(trialLimit)
 		if t.persistent {
 			_ = t.note()
 		}
@@ -220,7 +220,7 @@ func (t *Table) probe() abilities {
 		admission: try(desired{limit: limit}),
 	}
 	if try(desired{limit: counted}) {
-		can.counts = t.tryCount()
+		can.counts = t.tryCount(trialLimit)
 	}
 	return can
 }
