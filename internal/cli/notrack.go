@@ -175,7 +175,15 @@ func factSockets(socks []sockdiag.Socket, s notrack.Spec, f *notrack.Facts) {
 }
 
 func factEntries(ctx context.Context, env *Env, specs []notrack.Spec, f *notrack.Facts) {
+	// An empty table needs no reading, and often no module to read it is loaded.
+	if n, err := (sysctl.Tree{}).Int(sysctl.Count); err == nil && n == 0 {
+		f.TableRead = true
+		return
+	}
 	t, err := openTable(env, "")
+	if errors.Is(err, ctnl.ErrNotLoaded) {
+		f.TableNeeds = "modprobe nf_conntrack_netlink: without that module nobody can list the entries, and reading loads none"
+	}
 	if err != nil {
 		return
 	}

@@ -1,6 +1,7 @@
 package notrack
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -36,8 +37,10 @@ type Facts struct {
 	Bound     []uint16
 	Self      []netip.Addr
 	Entries   Entries
-	// TableRead is set if the entries were counted.
-	TableRead bool
+	// TableRead is set if the entries were counted; otherwise TableNeeds says
+	// what it takes.
+	TableRead  bool
+	TableNeeds string
 }
 
 // Entries are today's entries of the flow.
@@ -196,7 +199,7 @@ func (f *Facts) entries() Check {
 	c := Check{What: "today's entries agree", Verdict: Proven}
 	switch {
 	case !f.TableRead:
-		c.Verdict, c.Why, c.Missing = NotProven, "the table could not be read", "run it as root"
+		c.Verdict, c.Why, c.Missing = NotProven, "the table could not be read", cmp.Or(f.TableNeeds, "run it as root")
 	case f.Entries.Forwarded > 0:
 		c.Verdict, c.Why = NotProven, fmt.Sprintf("%d entries of the port pass between others and stay tracked", f.Entries.Forwarded)
 		c.Missing = "a machine that does not forward this port"

@@ -268,6 +268,8 @@ case $BOOT in
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("0.0.0.0",53)); time.sleep(600)' &
   until ss -lun | grep -q ':53 '; do sleep 1; done
   systemctl is-active nftables
+  ctwarden notrack --dport 53 | grep missing; lsmod | grep -c nf_conntrack_netlink
+  modprobe nf_conntrack_netlink
   ctwarden notrack --dport 53 --install --yes 2>&1; echo "install $?"
   has trial; ls /etc/ctwarden 2>&1
   ctwarden confirm 2>&1; echo "confirm $?"
