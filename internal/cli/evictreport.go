@@ -22,10 +22,11 @@ type evictReport struct {
 	Entries  uint64 `json:"entries"`  // in the table
 	Selected int    `json:"selected"` // would be changed, before --limit
 	Limit    int    `json:"limit,omitempty"`
-	// Translated, Replied and Unreplied say what losing the entries means.
+	// Translated, Replied, Unreplied and Ended say what losing the entries means.
 	Translated uint64            `json:"translated"`
 	Replied    uint64            `json:"replied"`
 	Unreplied  uint64            `json:"unreplied"`
+	Ended      uint64            `json:"ended,omitempty"`
 	BelowFloor uint64            `json:"below_floor,omitempty"` // get less than the RFCs ask of a gateway
 	Active     int               `json:"active,omitempty"`      // moved between the readings and are left alone
 	Spared     map[string]uint64 `json:"spared,omitempty"`      // by the name for --force
@@ -69,7 +70,7 @@ func (e *evictor) describe() {
 	}
 	r := &e.report
 	r.Entries, r.Selected, r.BelowFloor = e.read, p.Selected, p.BelowFloor
-	r.Translated, r.Replied, r.Unreplied = p.Translated, p.Replied, p.Unreplied
+	r.Translated, r.Replied, r.Unreplied, r.Ended = p.Translated, p.Replied, p.Unreplied, p.Ended
 	r.Spared = make(map[string]uint64)
 	for reason, n := range e.spared {
 		if n > 0 {
@@ -143,6 +144,9 @@ func (e *evictor) printLosses(p *evict.Preview) {
 	}
 	if p.Unreplied > 0 {
 		e.line("breaks", "%d unanswered attempts: at most they are repeated", p.Unreplied)
+	}
+	if p.Ended > 0 {
+		e.line("ended", "%d TCP connections are over already: nothing breaks", p.Ended)
 	}
 	if p.BelowFloor > 0 {
 		e.line("floor", "%d get less time than RFC 5382, 4787 and 5508 ask of a gateway: connections that rest longer lose their entry", p.BelowFloor)

@@ -46,6 +46,7 @@ type lister struct {
 	filter *flowexpr.Filter
 	table  *table
 	out    *bufio.Writer
+	shown  int // entries or groups
 }
 
 func newList(env *Env) *cobra.Command {
@@ -93,8 +94,22 @@ func (l *lister) run(cmd *cobra.Command) (err error) {
 	}
 	if err == nil {
 		warnShort(l.env, &sum)
+		l.sayNothing(&sum)
 	}
 	return explainDial(err, l.sel.netns)
+}
+
+// sayNothing tells a person why nothing is shown.
+func (l *lister) sayNothing(s *ctnl.Summary) {
+	switch {
+	case l.shown > 0 || l.format != flowfmt.Table:
+	case s.CountBefore == 0 && l.filter.Empty():
+		_, _ = fmt.Fprintln(l.env.Stderr, "ctwarden: the table is empty: nothing has passed yet, or nothing is tracked in this namespace")
+	case s.CountBefore == 0:
+		_, _ = fmt.Fprintln(l.env.Stderr, "ctwarden: no entry matches")
+	default:
+		fmt.Fprintf(l.env.Stderr, "ctwarden: none of %d entries matches\n", s.CountBefore)
+	}
 }
 
 // readIdle finds out what idle times need, where any are looked at or shown.
@@ -137,6 +152,7 @@ func (l *lister) printAll(cmd *cobra.Command) (ctnl.Summary, error) {
 		return nil
 	})
 	w.end(&sum)
+	l.shown = w.n
 	return sum, err
 }
 
@@ -254,6 +270,7 @@ func (l *lister) printSorted(cmd *cobra.Command) (ctnl.Summary, error) {
 		}
 	}
 	w.end(&sum)
+	l.shown = w.n
 	return sum, nil
 }
 

@@ -47,7 +47,9 @@ func (l *lister) printGroups(cmd *cobra.Command) (ctnl.Summary, error) {
 	if err != nil {
 		return sum, err
 	}
-	l.writeGroups(by, groups, groups.Top(l.top, order), &sum)
+	top := groups.Top(l.top, order)
+	l.shown = len(top)
+	l.writeGroups(by, groups, top, &sum)
 	return sum, nil
 }
 

@@ -11,8 +11,8 @@ type Preview struct {
 	// Translated entries end their connections for good. Replied ones that are
 	// not translated live on only where rules and tcp_loose let a packet from
 	// the middle of a connection make a new entry. Unreplied ones lose a
-	// handshake or a question at most.
-	Translated, Replied, Unreplied uint64
+	// handshake or a question at most, and Ended ones nothing.
+	Translated, Replied, Unreplied, Ended uint64
 	// BelowFloor counts entries that a shortened timeout would hold to less
 	// than what the RFCs ask of a gateway: see [Floor].
 	BelowFloor uint64
@@ -69,6 +69,8 @@ func (s *Selection) Preview(o Surroundings) *Preview {
 
 func (p *Preview) count(f *ct.Flow) {
 	switch {
+	case f.Orig.Proto == ct.TCP && (f.State == ct.TCPTimeWait || f.State == ct.TCPClose):
+		p.Ended++
 	case f.NAT():
 		p.Translated++
 	case f.Replied():

@@ -175,7 +175,7 @@ func TestCompileErrors(t *testing.T) {
 		column int
 		part   string
 	}{
-		{``, 1, "unexpected token"},
+		{``, 1, "something is missing"},
 		{`src in 10.0.0.0/8 && idle > 1h`, 22, "did you mean idle_min?"},
 		{`src in 10.0.0.0/33`, 8, "is no prefix"},
 		{`src == 10.0.0.0/8`, 8, "write src in 10.0.0.0/8"},
@@ -195,7 +195,9 @@ func TestCompileErrors(t *testing.T) {
 		{`src > dst`, 5, "no order"},
 		{`200 in labels`, 1, "0 to 127"},
 		{`timeout * timeout > 1h`, 9, "cannot join"},
-		{`proto == "tcp" &&`, 17, "unexpected token"},
+		{`proto == "tcp" &&`, 17, "something is missing"},
+		{`src = 10.0.0.1`, 5, "written =="},
+		{`idle_min > 1hour`, 13, "durations are written"},
 		{"src == \xff", 1, "UTF-8"},
 		{strings.Repeat("(", maxSource+1), 1, "longer"},
 	} {

@@ -194,5 +194,18 @@ func (q *quoted) syntaxError(err error) error {
 	if !errors.As(err, &fe) {
 		return &Error{q.source, 1, err.Error()}
 	}
-	return &Error{q.source, q.column(fe.From), fe.Message}
+	return &Error{q.source, q.column(fe.From), plain(fe.Message)}
+}
+
+// plain puts the parser's commonest complaints into words of the language.
+func plain(message string) string {
+	switch {
+	case strings.HasPrefix(message, `unexpected token Operator("=")`):
+		return "equality is written =="
+	case strings.HasPrefix(message, "unexpected token EOF"):
+		return "something is missing behind it"
+	case strings.HasPrefix(message, "bad number syntax"):
+		return "neither a number nor an address, a prefix or a duration; durations are written 90s, 30m, 1h or 2d"
+	}
+	return message
 }

@@ -55,6 +55,9 @@ func Fill(g *evict.Guard, ref string, x *sockdiag.Index, self map[netip.Addr]boo
 			err = nil // without a resolv.conf(5) there is none but this machine
 		}
 		g.Nameservers = addrSet(nameservers)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // then the resolver asks this machine: resolv.conf(5)
+		}
 		return err
 	})
 }
