@@ -52,15 +52,12 @@ func commandLine(line string) func(string) (int, error) {
 	}
 }
 
-// commands measures the command line on a table of n entries, against the bare
+// lists measures the command line on a table of n entries, against the bare
 // receive loop and what people do without it.
-func commands(t *testing.T, n int) {
-	if n > smallSize {
-		return
-	}
+func lists(t *testing.T, n int) {
 	ns, _ := filled(t, n)
 	all := make(map[string][]sample)
-	for round := range 5 {
+	for round := range 3 {
 		for _, name := range []string{"bare receive loop", listBySrc, listLines} {
 			all[name] = append(all[name], measure(t, name, ns))
 		}
@@ -72,7 +69,6 @@ func commands(t *testing.T, n int) {
 	all["conntrack -L | awk | sort | …"] = all[shellBySrc]
 	report([]string{"bare receive loop", listBySrc, listLines, "conntrack -L | awk | sort | …"}, all, "bare receive loop", n)
 	emptied(t, ns)
-	evictions(t, n)
 }
 
 // evictions measures whole commands, journal and preview included.

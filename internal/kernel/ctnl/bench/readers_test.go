@@ -23,6 +23,7 @@ import (
 var subjects = map[string]func(ns string) (int, error){
 	"bare receive loop":            inside(bare),
 	"ctwarden":                     ours(ctnl.Query{}),
+	"ctwarden, one thread":         ours(ctnl.Query{Serial: true}),
 	"ctwarden, status, no match":   ours(ctnl.Query{Filter: ctnl.Filter{Status: ct.StatusDying, StatusMask: ct.StatusDying}}),
 	"ctwarden, panel of 20,000":    ours(ctnl.Query{Limit: 20_000}),
 	"/proc/net/nf_conntrack":       inside(proc),
