@@ -219,10 +219,14 @@ func (h *Host) IP(lines ...string) {
 // NFT loads a ruleset into the namespace, as nft -f would.
 func (h *Host) NFT(ruleset string) {
 	h.t.Helper()
-	err := h.Do(func() error { return run(ruleset, "nft", "-f", "-") })
-	if err != nil {
+	if err := h.TryNFT(ruleset); err != nil {
 		h.t.Fatalf("lab: %s: load rules: %v\n%s", h.Name, err, ruleset)
 	}
+}
+
+// TryNFT is NFT for rules that the kernel may not know.
+func (h *Host) TryNFT(ruleset string) error {
+	return h.Do(func() error { return run(ruleset, "nft", "-f", "-") })
 }
 
 // Track switches connection tracking on: one rule that looks at ct state is

@@ -63,7 +63,7 @@ func (k Kernel) RunSystem(ctx context.Context, dir string, o SystemOptions) (str
 	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-m", "1024", "-serial", "stdio", "-serial", "file:" + printed,
 		"-accel", "tcg", "-cpu", "max", "-kernel", k.Image, "-initrd", initrd, "-smp", "1",
 		"-drive", "file=" + image + ",if=virtio,format=raw,snapshot=on",
-		"-append", "console=ttyS0 loglevel=1 panic=-1 net.ifnames=0 systemd.show_status=0 systemd.log_target=kmsg " + guestEnv + "=" + systemMode}
+		"-append", "console=ttyS0 loglevel=1 panic=-1 no_timer_check net.ifnames=0 systemd.show_status=0 systemd.log_target=kmsg " + guestEnv + "=" + systemMode}
 	if o.VirtualTime {
 		args = append(args, "-icount", "shift=auto,sleep=off")
 	}
