@@ -38,11 +38,15 @@ bench:
 bench-once:
 	scripts/bench.sh 1x
 
-# The table engine against its peers, all on the same tables. As root.
+# The table engine against its peers, all on the same tables; what a display of a
+# million entries costs. As root. Parts: BENCH_TABLE=1000000
+# BENCH_PART='^TestTable$$/^1000000$$/^(readers|writers|lists|evictions)$$'.
 BENCH_TABLE ?= 10000,1000000,5000000
+BENCH_PART ?= ^TestTable$$
 .PHONY: bench-table
 bench-table:
-	CTWARDEN_BENCH_TABLE=$(BENCH_TABLE) $(GO) test -count 1 -timeout 60m -run '^TestTable$$' ./internal/kernel/ctnl/bench -v
+	CTWARDEN_BENCH_TABLE=$(BENCH_TABLE) $(GO) test -count 1 -timeout 60m -run '$(BENCH_PART)' ./internal/kernel/ctnl/bench -v
+	CTWARDEN_BENCH_TOP=1000000 $(GO) test -count 1 -run '^$$' -bench '^BenchmarkTop$$' -benchtime 20x ./internal/cli
 # 1 GiB of log side by side with grep and ripgrep; 10 GiB of one line.
 .PHONY: bench-log
 bench-log:

@@ -61,6 +61,7 @@ type evictor struct {
 	table  *table
 	guard  *evict.Guard
 	owners *owners
+	at     *flowexpr.Context
 	chosen *evict.Selection
 	// preview is made while the table is read, which costs no time where the
 	// kernel is the slower; nil where a second reading decides.
@@ -122,6 +123,9 @@ func (e *evictor) run(ctx context.Context) (err error) {
 	} else if !ok {
 		return errors.Join(e.finish(false), found)
 	}
+	if err := e.confirmSilence(ctx); err != nil {
+		return err
+	}
 	if err := e.carryOut(ctx); err != nil {
 		return err
 	}
@@ -173,6 +177,7 @@ func (e *evictor) choose(ctx context.Context) error {
 	clock := newClock(e.env.Now)
 	at := e.table.context(e.env.Now())
 	at.Former = e.formerTimeouts()
+	e.at = at
 	if !e.usesTime() {
 		e.preview = evict.NewPreview(e.neighbourhood())
 	}
@@ -193,21 +198,40 @@ func (e *evictor) choose(ctx context.Context) error {
 	if err != nil || !e.usesTime() || e.chosen.Len() == 0 {
 		return err
 	}
-	return e.chooseAgain(ctx, at)
+	return e.chooseAgain(ctx)
 }
 
-func (e *evictor) chooseAgain(ctx context.Context, at *flowexpr.Context) error {
+func (e *evictor) chooseAgain(ctx context.Context) error {
 	e.say("reading a second time in %s, to leave alone what moves\n", e.settle)
 	if err := sleep(ctx, e.settle); err != nil {
 		return err
 	}
+	return e.readAgain(ctx)
+}
+
+// readAgain takes out of the selection what has moved since the first reading.
+func (e *evictor) readAgain(ctx context.Context) error {
 	clock := newClock(e.env.Now)
-	at.NowNanos = e.env.Now().UnixNano()
-	_, err := e.table.each(ctx, e.filter, at, func(f *ct.Flow) error {
+	e.at.NowNanos = e.env.Now().UnixNano()
+	_, err := e.table.each(ctx, e.filter, e.at, func(f *ct.Flow) error {
 		e.chosen.Again(f, clock.read())
 		return nil
 	})
-	e.report.Active = e.chosen.Settle()
+	e.report.Active += e.chosen.Settle()
+	return err
+}
+
+// confirmSilence reads once more where a person has been asked: what was silent
+// before the question may have moved since.
+func (e *evictor) confirmSilence(ctx context.Context) error {
+	if e.yes || !e.usesTime() {
+		return nil
+	}
+	before := e.report.Active
+	err := e.readAgain(ctx)
+	if n := e.report.Active - before; n > 0 {
+		e.say("%d have moved meanwhile, or gone, and are left alone\n", n)
+	}
 	return err
 }
 

@@ -387,6 +387,41 @@ func TestSSHIsSpared(t *testing.T) {
 }
 
 // TestTypedConfirmation: on a terminal the number of entries must be typed in.
+// TestMovedWhileAsked: an idle connection that moves while a person reads the
+// preview is left alone.
+func TestMovedWhileAsked(t *testing.T) {
+	lab.Require(t, "conntrack")
+	h := lab.NewHost(t, "asked")
+	h.Fill(lab.Class{Count: 30, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured, TimeoutSeconds: 1000})
+	source := regexp.MustCompile(`src=(\S+)`).FindStringSubmatch(h.ConntrackList()[0])[1]
+	answer, typed := io.Pipe()
+	out := &prompted{text: "Type 30", seen: make(chan struct{})}
+	env := &Env{Args: []string{"evict", "--where", "idle_min > 1m", "--netns", h.Name, "--state-dir", t.TempDir()}, Stdin: answer, StdinTTY: true,
+		Stdout: out, Stderr: out, Getenv: func(string) string { return "" }, Now: time.Now, Width: 80}
+	go func() {
+		<-out.seen
+		h.TryExec("conntrack", "-U", "-f", "ipv4", "-s", source, "-t", "432000")
+		typed.Write([]byte("30\n"))
+	}()
+	if code := Run(t.Context(), env); code != ExitOK || h.Count() != 1 || !strings.Contains(out.String(), "1 have moved meanwhile") {
+		t.Errorf("code %d, %d entries left, want 1\n%s", code, h.Count(), out)
+	}
+}
+
+// prompted keeps what is written and says when a text has come.
+type prompted struct {
+	bytes.Buffer
+	text string
+	seen chan struct{}
+}
+
+func (p *prompted) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(p.text)) {
+		close(p.seen)
+	}
+	return p.Buffer.Write(b)
+}
+
 func TestTypedConfirmation(t *testing.T) {
 	lab.Require(t)
 	h := lab.NewHost(t, "typed")

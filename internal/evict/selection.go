@@ -100,11 +100,14 @@ func (s *Selection) Again(f *ct.Flow, nowNanos int64) {
 	e.kept = d >= -expirySlack && d <= expirySlack
 }
 
-// Settle ends the second reading: entries not confirmed by it leave the
-// selection. It returns how many did.
+// Settle ends the second reading, or a later one: entries not confirmed by it
+// leave the selection. It returns how many did.
 func (s *Selection) Settle() (active int) {
 	before := len(s.entries)
 	s.entries = slices.DeleteFunc(s.entries, func(e entry) bool { return !e.kept })
+	for i := range s.entries {
+		s.entries[i].kept = false // until the next reading
+	}
 	s.byID = nil
 	return before - len(s.entries)
 }
