@@ -126,7 +126,7 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Du
 }
 
 // askingCost is how many entries of a dump cost as much as asking for one.
-const askingCost = 4
+const askingCost = 8
 
 // survivors counts the entries that were shortened and are still there. A dump
 // removes what has expired as it passes; so does asking for an entry, which is
