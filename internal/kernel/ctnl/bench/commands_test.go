@@ -57,7 +57,7 @@ func commandLine(line string) func(string) (int, error) {
 func lists(t *testing.T, n int) {
 	ns, _ := filled(t, n)
 	all := make(map[string][]sample)
-	for round := range 3 {
+	for round := range rounds(3) {
 		for _, name := range []string{"bare receive loop", listBySrc, listLines} {
 			all[name] = append(all[name], measure(t, name, ns))
 		}
@@ -76,7 +76,7 @@ func evictions(t *testing.T, n int) {
 	const deleteTool = "conntrack -D -s PREFIX"
 	const reaping = "ctwarden, soft: reaping dump"
 	all := make(map[string][]sample)
-	for range 3 {
+	for range rounds(3) {
 		for _, name := range []string{evictCmd, evictSoft} {
 			ns, _ := filled(t, n)
 			all[name] = append(all[name], measure(t, name, ns))
