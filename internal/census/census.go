@@ -32,6 +32,9 @@ type Options struct {
 	// of, 0 for 20,000. Up to that many entries, everything said of heavy
 	// hitters is exact.
 	Sample int
+	// SourcesOnly leaves out all heavy hitters but sources, and of those the
+	// peers and ports: for who reads the table several times a second.
+	SourcesOnly bool
 }
 
 const (

@@ -55,6 +55,9 @@ func (c *Census) heavyHitters(r *ct.Census) {
 		{&c.sourceNets, sourceNet, destination, asNet, &r.SourcePrefixes, false},
 		{&c.destinationNets, destinationNet, source, asNet, &r.DestinationPrefixes, false},
 	} {
+		if c.opts.SourcesOnly && k.into != &r.Sources {
+			continue
+		}
 		*k.into = c.describe(k)
 		if c.entries > 0 && !c.sample.complete() {
 			r.HeavyError = max(r.HeavyError, float64(k.counts.taken)/float64(c.entries))
@@ -73,8 +76,13 @@ type makeup struct {
 func (c *Census) describe(k kind) []ct.Heavy {
 	top := k.counts.top(c.opts.Top)
 	groups := make(map[key]*makeup, len(top))
-	for _, s := range top {
-		groups[s.key] = &makeup{ports: make(map[key]uint64), peers: make(map[key]struct{})}
+	all := make([]makeup, len(top))
+	for i, s := range top {
+		m := &all[i]
+		if !c.opts.SourcesOnly {
+			m.ports, m.peers = make(map[key]uint64), make(map[key]struct{})
+		}
+		groups[s.key] = m
 	}
 	for i := range c.sample.records {
 		r := &c.sample.records[i]
@@ -106,6 +114,9 @@ func (m *makeup) add(r *record, peer key) {
 	if r.flags&isHalfOpen != 0 {
 		m.halfOpen++
 	}
+	if m.peers == nil {
+		return
+	}
 	if r.proto.HasPorts() {
 		m.ports[portKey(r.proto, r.port)]++
 	}
@@ -125,6 +136,9 @@ func (m *makeup) tell(h *ct.Heavy, ports bool) {
 	}
 	h.Replied, h.Assured, h.HalfOpen = scale(m.replied), scale(m.assured), scale(m.halfOpen)
 	h.Unreplied = h.Entries - h.Replied
+	if m.peers == nil {
+		return
+	}
 	h.DistinctPeers = population(uint64(len(m.peers)), m.n, h.Entries)
 	if ports {
 		return

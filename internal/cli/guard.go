@@ -42,13 +42,10 @@ type guardian struct {
 	config   string
 	check    bool
 	dryRun   string
+	drySet   string
 	stateDir string
 	runDir   string
 }
-
-// runGuardDry runs the policy against a scenario of the model; nil where this
-// program has none.
-var runGuardDry func(ctx context.Context, env *Env, scenario string, c guard.Config) error
 
 func newGuard(env *Env) *cobra.Command {
 	g := &guardian{env: env}
@@ -62,9 +59,8 @@ func newGuard(env *Env) *cobra.Command {
 	fs.StringVar(&g.netns, "netns", "", "network namespace: a name, a process id, a path, or a container's label")
 	fs.StringVar(&g.config, "config", "", "configuration file (default "+guardConfig+" if there is one)")
 	fs.BoolVar(&g.check, "check-config", false, "check the configuration and end")
-	if runGuardDry != nil {
-		fs.StringVar(&g.dryRun, "dry-run", "", "run against a scenario of the model and end")
-	}
+	fs.StringVar(&g.dryRun, "dry-run", "", "play a workload file against the model of the kernel, without and with the guard, and end")
+	fs.StringVar(&g.drySet, "set", "", "settings of the modelled machine over those of this one, as max=20000,buckets=20480")
 	g.registerDirs(cmd)
 	cmd.AddCommand(newGuardStatus(env), newGuardCleanup(env))
 	return cmd
@@ -93,8 +89,8 @@ func (g *guardian) run(ctx context.Context) error {
 		fmt.Fprintf(g.env.Stdout, "%s: the configuration is good.\n", g.configName())
 		return nil
 	}
-	if g.dryRun != "" && runGuardDry != nil {
-		return runGuardDry(ctx, g.env, g.dryRun, c)
+	if g.dryRun != "" {
+		return runGuardDry(ctx, g.env, g.dryRun, g.drySet, c)
 	}
 	o := guardd.Options{Netns: g.netns, StateDir: g.stateDir, RunDir: g.runDir, Config: c, Log: g.env.Stderr,
 		SSHConnection: g.env.Getenv("SSH_CONNECTION")}

@@ -41,7 +41,7 @@ func (p *panels) read(ctx context.Context, ref string, count int64, counters ct.
 	}
 	defer conn.Close()
 	begin := time.Now()
-	c := census.New(census.Options{Timeouts: t, Former: former, Seed: p.seed, Sample: panelEntries, Top: panelTop})
+	c := census.New(census.Options{Timeouts: t, Former: former, Seed: p.seed, Sample: panelEntries, Top: panelTop, SourcesOnly: true})
 	next := census.NewPanel(panelEntries, p.seed)
 	old, growth := p.last.panel, 1.0
 	if p.last.count > 0 {

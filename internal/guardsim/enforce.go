@@ -36,7 +36,7 @@ const (
 // census reads the panel: the first entries of a dump. The buckets are hashed
 // with a secret, so these are a sample.
 func (r *run) census() *ct.Census {
-	c := census.New(census.Options{Timeouts: &r.defaults, Top: topListed, Sample: panelSize, Seed: 1})
+	c := census.New(census.Options{Timeouts: &r.defaults, Top: topListed, Sample: panelSize, Seed: 1, SourcesOnly: true})
 	n := 0
 	complete := true
 	for _, f := range r.table.Dump() {

@@ -30,6 +30,8 @@ type Setup struct {
 	Foreign func(time.Duration, *sim.Table)
 	// Start is when the guard is started.
 	Start time.Duration
+	// Progress, if not nil, is told the share done, 0 to 1.
+	Progress func(float64)
 	// Tail is how long the machine is watched after the traffic has ended.
 	Tail time.Duration
 }
@@ -110,6 +112,9 @@ func Run(ctx context.Context, s Setup) (*Result, error) {
 	r.policy = guard.New(s.Guard, a)
 	end := time.Duration(s.Traffic.Duration) + s.Tail
 	for r.now < end {
+		if s.Progress != nil {
+			s.Progress(float64(r.now) / float64(end))
+		}
 		if err := r.advance(ctx); err != nil {
 			return nil, err
 		}
@@ -175,6 +180,21 @@ func (r *run) finish() {
 		k := &r.s.Traffic.Classes[i]
 		r.res.Classes = append(r.res.Classes, Class{k.Name, k.IsLegitimate(), r.gen.Outcomes[i]})
 	}
+}
+
+// Summary is one line: how the legitimate fared.
+func (r *Result) Summary() string {
+	var started, lost uint64
+	for i := range r.Classes {
+		if c := &r.Classes[i]; c.Legitimate {
+			started, lost = started+c.Started, lost+c.GaveUp
+		}
+	}
+	served := 100.0
+	if started > 0 {
+		served = 100 * (1 - float64(lost)/float64(started))
+	}
+	return fmt.Sprintf("%.2f %% of %d legitimate connections served, %d packets refused, at most %d entries", served, started, r.Refused, r.Peak)
 }
 
 // String prints the log and the figures.
