@@ -93,7 +93,7 @@ type run struct {
 	model  []Outcome
 	failed []bool
 	diffs  []Difference
-	// crossed marks the sequences of which an entry ran out between two steps.
+	// crossed marks the sequences of which an entry ran out.
 	crossed []bool
 	slack   uint32 // in seconds, for the timeouts of the step
 	lost    bool   // a packet that the model lets pass did not arrive
@@ -119,7 +119,10 @@ func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)
 	before := r.counters()
 	r.setTimeouts(b.Timeouts)
 	r.setKnobs(b.Knobs)
-	c := sim.Config{Era: b.Era, Max: 0, Buckets: 1 << 15, Timeouts: b.Timeouts, Knobs: b.Knobs, Seed: 1}
+	n := len(b.Sequences)
+	x := &run{Rig: r, batch: b, each: each, kernel: make([]Outcome, n),
+		model: make([]Outcome, n), failed: make([]bool, n), crossed: make([]bool, n)}
+	c := sim.Config{Era: b.Era, Max: 0, Buckets: 1 << 15, Timeouts: b.Timeouts, Knobs: b.Knobs, Seed: 1, Events: x.expired}
 	if r.nat {
 		c.NAT = simtest.Masquerade()
 	}
@@ -127,12 +130,10 @@ func (r *Rig) execute(b *Batch, each func(seq, step int, kernel, model *Outcome)
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	x.table = table
 	if b.Model != nil {
 		b.Model(table)
 	}
-	n := len(b.Sequences)
-	x := &run{Rig: r, batch: b, table: table, each: each, kernel: make([]Outcome, n),
-		model: make([]Outcome, n), failed: make([]bool, n), crossed: make([]bool, n)}
 	for step := 0; x.step(step); step++ {
 	}
 	if len(x.diffs) == 0 && !x.lost {
@@ -178,9 +179,6 @@ func (x *run) step(step int) bool {
 		return false
 	}
 	time.Sleep(pause)
-	if pause > 0 {
-		x.markCrossed()
-	}
 	for i := range x.kernel {
 		x.kernel[i].Flows, x.model[i].Flows = x.kernel[i].Flows[:0], x.model[i].Flows[:0]
 	}
@@ -205,13 +203,14 @@ func (x *run) step(step int) bool {
 	return true
 }
 
-// markCrossed notes which sequences have an entry that ran out during a pause.
-func (x *run) markCrossed() {
-	x.table.Advance(x.now())
-	for _, f := range x.table.All() {
-		if i, ok := simtest.ConversationOf(&f.Orig); ok && f.TimeoutSeconds == 0 && i >= 0 && i < len(x.crossed) {
-			x.crossed[i] = true
-		}
+// expired notes the sequence of an entry that has run out.
+func (x *run) expired(e sim.Event) {
+	var f ct.Flow
+	if e.Kind != sim.EventDestroy || e.Cause != sim.CauseExpired || !x.table.Flow(e.Entry, &f) {
+		return
+	}
+	if i, ok := simtest.ConversationOf(&f.Orig); ok && i >= 0 && i < len(x.crossed) {
+		x.crossed[i] = true
 	}
 }
 
