@@ -55,7 +55,11 @@ func verdict(rs []Result) string {
 		if len(r.Classes) > 0 {
 			whose = fmt.Sprintf(", %s of them legitimate", num(int(r.LegitDrop)))
 		}
-		return fmt.Sprintf("Setting %s fills, and refuses nothing: %s entries are evicted to make room%s.", letter(best), num(int(r.EarlyDrop)), whose)
+		what := "The table"
+		if len(rs) > 1 {
+			what = "Setting " + letter(best)
+		}
+		return fmt.Sprintf("%s fills, and refuses nothing: %s entries are evicted to make room%s.", what, num(int(r.EarlyDrop)), whose)
 	case len(rs) == 1 && r.Refused == 0:
 		return fmt.Sprintf("It holds: the table peaks at %s of %s entries and refuses nothing.", num(r.Peak), num(r.Max))
 	case len(rs) == 1:

@@ -211,6 +211,7 @@ func benchSize(t *testing.T, w io.Writer, flows int) {
 		}
 		fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%d\t%d\t%s\t\n", name, s.CPU.Seconds(), float64(made.Packets)/s.CPU.Seconds()/1e6,
 			s.RSS>>20, rss/int64(flows), ratio)
+		t.Logf("%d live flows, %s: %s of processor time", flows, name, s.CPU.Round(10*time.Millisecond))
 	}
 	mine, got := ours(t, "sim", file, flows)
 	if again, _ := ours(t, "sim", file, flows); again.CPU < mine.CPU {
