@@ -41,7 +41,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-type counts struct{ Packets, Entries, Seen int }
+type counts struct {
+	Packets, Entries, Seen int
+	RSS                    int64 // bytes, the most that was resident
+}
 
 func child(name string) error {
 	file := os.Getenv(fileEnv)
@@ -67,7 +70,23 @@ func child(name string) error {
 	if err != nil {
 		return err
 	}
+	if c.RSS, err = highWater(); err != nil {
+		return err
+	}
 	return json.NewEncoder(os.Stdout).Encode(c)
+}
+
+// highWater reads VmHWM: the rusage of a child includes what its parent had when
+// it forked.
+func highWater() (int64, error) {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int64
+	_, err = fmt.Sscan(rest, &kib)
+	return kib << 10, err
 }
 
 // read takes a capture through a table, in batches as the command does, and then
@@ -148,6 +167,7 @@ func ours(t *testing.T, name, file string, flows int) (sample, counts) {
 	if err := json.Unmarshal(s.out, &c); err != nil {
 		t.Fatalf("%s: %v", s.out, err)
 	}
+	s.RSS = c.RSS
 	return s, c
 }
 
