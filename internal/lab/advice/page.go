@@ -12,9 +12,10 @@ const head = `# The advice on trial
 The commands that people paste when the table is full, run as they are found,
 beside what ` + "`ctwarden plan`" + ` does on the same machine under the same load.
 
-Made by ` + "`make advice`" + ` (as root; about an hour on two cores, or longer beside other work), in guests with
-virtual time under Debian's kernel 6.1. The machine is a small one: limits and
-loads are a %dth of the usual, in brackets what that stands for; times are whole.
+Made by ` + "`make advice`" + ` (as root, on a machine with nothing else to do, for it
+takes long), in guests with virtual time under Debian's kernel 6.1. The machine is
+a small one: limits and loads are a %dth of the usual, in brackets what that
+stands for; times are whole.
 A scene runs for %s, then somebody answers it; %s later comes the second
 step, if there is one; then new legitimate exchanges are counted for %s while the
 load goes on. Before it begins, %d connections that stay silent and %d that speak
@@ -39,10 +40,14 @@ values that it takes to be the old ones. close_wait was 60, not 120.
 
 ## The figures
 
-Service is the share of new exchanges that succeeded end to end. Memory is by how
-much the slabs of entries and extensions had grown at the peak, and what the
-limit allows at that price. Refused are packets that the full table dropped after
-the answer.
+Service is the share of new exchanges that succeeded end to end. Memory is that of
+the entries at the peak, and of a full table, at what the slabs of entries and
+extensions grew by for each entry under the first way, in a fresh guest. Refused
+are packets that the full table dropped after the answer.
+
+A guest's clock follows its host's: on a busy host a generator falls behind its
+rate, and a client, which waits a quarter of a second, may give up. The entries at
+the peak show what arrived; service below 100 %% with nothing refused is impatience.
 `
 
 const tail = `
@@ -68,8 +73,16 @@ func Page(list []Outcome) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, head, Scale, span(Whole.Fill), span(Whole.Later), span(Whole.Measure), heldConnections, heldConnections,
 		stockMax/Scale, Scale, code(pasted), code(tried+"\n# after the trial\n"+reverted))
+	var missing []string
 	for _, s := range Scenes() {
-		b.WriteString(s.table(list))
+		table := s.table(list)
+		b.WriteString(table)
+		if table == "" {
+			missing = append(missing, s.Name)
+		}
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(&b, "\nNot run for this page: %s.\n", strings.Join(missing, ", "))
 	}
 	fmt.Fprintf(&b, tail, stockMax/Scale)
 	return b.String()
@@ -86,11 +99,12 @@ func (s *Scene) table(list []Outcome) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n### %s\n\n%s.\n\n", strings.ToUpper(s.Name[:1])+s.Name[1:], s.What)
+	fmt.Fprintf(&b, "\n### %s\n\n%s.\n\n", capital(s.Name), capital(s.What))
 	b.WriteString("| way | service | refused | entries at the peak | memory then | when full | idle broken | active broken |\n")
 	b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	price := rows[0].EntryBytes
 	for _, o := range rows {
-		b.WriteString(o.row())
+		b.WriteString(o.row(price))
 	}
 	b.WriteString("\n")
 	for _, o := range rows {
@@ -101,16 +115,19 @@ func (s *Scene) table(list []Outcome) string {
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
-func (o *Outcome) row() string {
-	service, full := "–", "–"
+// row prices entries at so many bytes each; 0 is unknown.
+func (o *Outcome) row(price int64) string {
+	service, then, full := "–", "–", "–"
 	if o.Asked > 0 {
 		service = fmt.Sprintf("%.1f %% of %d", 100*float64(o.Answered)/float64(o.Asked), o.Asked)
 	}
-	if o.EntryBytes > 0 {
-		full = mib(int64(o.Max) * o.EntryBytes)
+	if price > 0 {
+		then, full = mib(int64(o.Peak)*price), mib(int64(o.Max)*price)
 	}
 	return fmt.Sprintf("| %s | %s | %d | %d of %d | %s | %s | %d of %d | %d of %d |\n", o.Column, service, o.Refused, o.Peak, o.Max,
-		mib(o.GrownBytes), full, o.IdleBroken, o.Idle, o.ActiveBroken, o.Active)
+		then, full, o.IdleBroken, o.Idle, o.ActiveBroken, o.Active)
 }
+
+func capital(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
 func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

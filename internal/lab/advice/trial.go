@@ -145,11 +145,20 @@ func watch(t testing.TB, h *lab.Host) *lab.Job[peak] {
 	})
 }
 
-// shrinkSlabs gives back what an earlier trial left empty.
+// shrinkSlabs gives back what an earlier trial left, whose namespaces are
+// cleaned up in the background.
 func shrinkSlabs() {
-	time.Sleep(5 * time.Second) // its namespaces are cleaned up in the background
-	for _, cache := range []string{"nf_conntrack", "kmalloc-128"} {
-		_ = os.WriteFile("/sys/kernel/slab/"+cache+"/shrink", []byte("1"), 0)
+	before := slabBytes()
+	for range 12 {
+		time.Sleep(5 * time.Second)
+		for _, cache := range []string{"nf_conntrack", "kmalloc-128"} {
+			_ = os.WriteFile("/sys/kernel/slab/"+cache+"/shrink", []byte("1"), 0)
+		}
+		now := slabBytes()
+		if now >= before {
+			return
+		}
+		before = now
 	}
 }
 
