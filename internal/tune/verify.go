@@ -120,6 +120,8 @@ func (v *Verification) Text(w io.Writer) error {
 	case len(v.Settings) == 0 && len(v.Problems) == 0:
 		_, err := fmt.Fprintln(w, "Nothing is kept by ctwarden, so there is nothing to verify.")
 		return err
+	case v.OK() && len(v.Settings) == 1:
+		fmt.Fprintln(w, "1 setting stands as it should, now and at the next boot.")
 	case v.OK():
 		fmt.Fprintf(w, "%d settings stand as they should, now and at the next boot.\n", len(v.Settings))
 	default:
