@@ -107,7 +107,7 @@ type Limit struct {
 	// Seconds after which the kernel forgets a source by itself.
 	Seconds uint32 `json:"seconds"`
 	// PerSource, if not 0, is how many entries each may have ("ct count" after
-	// tracking); without it every new connection of theirs is refused, bare
+	// tracking, where those begun before are not seen); without it every new connection of theirs is refused, bare
 	// SYNs before tracking, others after it.
 	PerSource int `json:"per_source,omitempty"`
 }

@@ -7,9 +7,6 @@ import (
 	"github.com/ctwarden/ctwarden/ct"
 )
 
-// bucketBytes is the price of a bucket's head.
-const bucketBytes = 8
-
 // Ceiling is how high max may go: the configured share of the memory available
 // at the start, at the price of an entry with its extensions, divided among
 // the namespaces that hold entries, since max applies to each of them.
