@@ -81,10 +81,10 @@ bench-sim:
 	CTWARDEN_BENCH_SIM=$(BENCH_SIM) $(GO) test -count 1 -timeout 120m -run '^TestBench$$' ./internal/simulate/bench -v
 	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live $(BENCH_SIM)
 
-# The scenes of check, and the guard's table, on every Debian kernel under qemu. As root.
+# The scenes of check, the guard and its table, on every Debian kernel under qemu. As root.
 .PHONY: kernels
 kernels:
-	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OtherKernels ./internal/cli ./internal/kernel/guardtable
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 90m -v -run OtherKernels ./internal/cli ./internal/kernel/guardtable ./internal/guardd
 	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 30m -v -run LoadsNoModule ./internal/observe
 
 # What survives an attack on the table: scenarios × defences (docs/survival.md).
@@ -111,6 +111,13 @@ survival:
 		-survival.packets=$(SURVIVAL_PACKETS) -survival.handshakes=$(SURVIVAL_HANDSHAKES) \
 		-survival.max=$$max -survival.accounting=$$acct -survival.out=$(SURVIVAL_OUT) $(SURVIVAL_FLAGS) || exit 1; \
 	done; done
+
+# An hour of alternating attack and peace: the guard must not grow. As root, on
+# a machine that serves nobody.
+SOAK ?= 1h
+.PHONY: soak
+soak:
+	$(GO) test -count 1 -v -timeout 25h -run '^TestSoak$$' ./internal/guardd -args -soak $(SOAK)
 
 # The table of docs/survival.md from the results in docs/survival.
 survival-table:

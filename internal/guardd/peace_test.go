@@ -56,7 +56,7 @@ func cpuSeconds(b *testing.B, pid int) float64 {
 	return sum
 }
 
-func residentMiB(b *testing.B, pid int) float64 {
+func residentMiB(b testing.TB, pid int) float64 {
 	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		b.Fatal(err)
