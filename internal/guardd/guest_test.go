@@ -21,6 +21,7 @@ func TestOtherKernels(t *testing.T) {
 		k.Run(t, vm.Options{Package: "./internal/guardd", Run: "^Test(RaisesAndRestoresMax|KilledAtEveryPoint|GuestClockSteps)$",
 			Modules:  append([]string{"nft_objref"}, vm.NetfilterModules...),
 			Load:     []string{"nf_conntrack", "nf_conntrack_netlink", "nf_tables"},
+			Env:      []string{"CTWARDEN_LONG=" + os.Getenv("CTWARDEN_LONG")},
 			Programs: []string{"ip", "nft", "conntrack", "sh"}, MemoryMiB: 768, Timeout: 10 * time.Minute})
 	})
 }
