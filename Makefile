@@ -65,7 +65,7 @@ SIM_GUEST_SEQUENCES ?= 20000
 sim-diff:
 	$(GO) test -count 1 ./sim/simtest -run TestCoverage -v
 	$(GO) test -count 1 -timeout 180m ./internal/lab/simdiff -v \
-		-simdiff.sequences=$(SIM_SEQUENCES) -simdiff.guest=$(SIM_GUEST_SEQUENCES) -simdiff.relief=2
+		-simdiff.sequences=$(SIM_SEQUENCES) -simdiff.guest=$(SIM_GUEST_SEQUENCES) -simdiff.guestrun='^TestGuest' -simdiff.relief=2
 
 # An hour of 20,000 connections a second, packet by packet and thinned, and a
 # thinned day: processor time, and how far apart they are. A quarter of an hour.
