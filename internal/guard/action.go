@@ -153,7 +153,7 @@ func (a *Action) String() string {
 		case len(a.Limit.Sources) == 0:
 			return "no source is limited any more"
 		case a.Limit.PerSource > 0:
-			return fmt.Sprintf("at most %d entries each for %s", a.Limit.PerSource, names(a.Limit.Sources))
+			return fmt.Sprintf("at most %d more entries each for %s", a.Limit.PerSource, names(a.Limit.Sources))
 		}
 		return "no new connections of " + names(a.Limit.Sources)
 	case KindReap:

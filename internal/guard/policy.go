@@ -188,8 +188,11 @@ func (p *Policy) plan(r *Reading, o *outlook, d *Decision) {
 	}
 	d.Next = tick
 	every := 10 * time.Minute
-	if r.At-p.firstAt < 10*time.Minute {
-		every = time.Minute // until the shares of peace are known
+	// Until the shares of peace are known.
+	if run := r.At - p.firstAt; run < time.Minute {
+		every = 5 * time.Second
+	} else if run < 10*time.Minute {
+		every = time.Minute
 	}
 	switch {
 	case p.level == Emergency:

@@ -29,7 +29,7 @@ func (h *history) empty() bool { return len(h.most) == 0 }
 const (
 	maxHistory = 8192
 	// leastHeavy is the number of entries below which no source is heavy.
-	leastHeavy = 8
+	leastHeavy = 4
 	// leastSeen is of how many entries in a panel a source's share is told.
 	leastSeen = 4
 	// farOver is how many fair shares make a source an offender, whose new
@@ -193,7 +193,7 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	if !p.cfg.FairShares || !p.free(KindThin, r.At) || !p.shares.due(r.At) {
 		return nil
 	}
-	capacity, idle, seconds := r.Max/2, 2*time.Second, uint32(3)
+	capacity, idle, seconds := r.Max/2, 2*time.Second, uint32(2)
 	why := p.trouble(o)
 	switch {
 	case p.desperate(r, o):
@@ -208,10 +208,10 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	if budget < leastProbation || len(list) == 0 {
 		return nil
 	}
+	if p.quietAt != 0 && r.At-p.quietAt < idle+time.Second {
+		return nil // nothing that came since can have been silent for so long
+	}
 	if idle > 2*time.Second { // no need: only who is far over
-		if r.At-p.quietAt < idle+2*time.Second {
-			return nil // nothing that came since can have been silent for so long
-		}
 		list = slices.DeleteFunc(list, func(d demand) bool { return d.n < farOver*share })
 		if len(list) == 0 {
 			return nil
@@ -249,14 +249,14 @@ func (p *Policy) restrict(r *Reading, o *outlook) *Action {
 	far := slices.DeleteFunc(slices.Clone(list), func(d demand) bool { return d.n < farOver*share })
 	per := 0
 	if (len(far) == 0 || s.per > 0) && !s.noCap {
-		far, per = list, int(share) // a cap stays one: a ban of few would free the others
+		far, per = list, capFor(list, share) // a cap stays one: a ban of few would free the others
 	}
 	if len(far) == 0 {
 		far = slices.DeleteFunc(list, func(d demand) bool { return d.n < share })
 	}
 	sources := sourcesOf(far, p.cfg.SourcesPerIncident)
-	if per > 0 && s.per > 0 && per*5 > s.per*4 {
-		per = s.per // near enough, and never looser while it lasts
+	if per > 0 && s.per > 0 && 2*per > s.per {
+		per = s.per // another cap would begin to count anew
 	}
 	if per == s.per {
 		sources = merge(s.active, sources, p.cfg.SourcesPerIncident)
@@ -267,6 +267,16 @@ func (p *Policy) restrict(r *Reading, o *outlook) *Action {
 	s.limitAt = r.At + 300*time.Millisecond
 	return &Action{Kind: KindLimit, Limit: &Limit{Sources: sources, Seconds: uint32(limitFor / time.Second), PerSource: per},
 		Why: fmt.Sprintf("%s, and %s heading for far more than a fair share of %d entries", p.trouble(o), plural(len(sources), "proven source is", "proven sources are"), share)}
+}
+
+// capFor is how many more entries each may have: the kernel counts those that
+// are begun from now on.
+func capFor(list []demand, share int64) int {
+	least := share
+	for _, d := range list {
+		least = min(least, d.n)
+	}
+	return int(max(share-least, 1))
 }
 
 func (p *Policy) renew(r *Reading) *Action {

@@ -98,28 +98,21 @@ func (r *run) walk() {
 type limitedPrefix struct {
 	netip.Prefix
 	until time.Duration
-	held  int // entries, as last counted and since
+	held  int // connections begun since it is counted
 }
 
 func (r *run) limit(l *guard.Limit) {
+	// "ct count" sees entries from when a source is first counted on, and begins
+	// anew where the cap changes.
+	held := map[netip.Prefix]int{}
+	if l.PerSource == r.nets.PerSource {
+		for i := range r.prefix {
+			held[r.prefix[i].Prefix] = r.prefix[i].held
+		}
+	}
 	r.nets, r.prefix = *l, nil
 	for _, p := range l.Sources {
-		r.prefix = append(r.prefix, limitedPrefix{Prefix: p, until: r.now + time.Duration(l.Seconds)*time.Second})
-	}
-	r.countHeld()
-}
-
-// countHeld counts the entries of limited sources, as "ct count" does.
-func (r *run) countHeld() {
-	if len(r.prefix) == 0 || r.nets.PerSource == 0 {
-		return
-	}
-	held := map[netip.Addr]int{}
-	for _, f := range r.table.All() {
-		held[f.Orig.Src]++
-	}
-	for i := range r.prefix {
-		r.prefix[i].held = held[r.prefix[i].Addr()]
+		r.prefix = append(r.prefix, limitedPrefix{p, r.now + time.Duration(l.Seconds)*time.Second, held[p]})
 	}
 }
 

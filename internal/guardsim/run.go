@@ -81,7 +81,6 @@ type run struct {
 	policy   *guard.Policy
 	now      time.Duration
 	last     guard.Decision
-	counted  time.Duration
 	prefix   []limitedPrefix
 	nets     guard.Limit
 	defaults ct.Timeouts
@@ -139,10 +138,6 @@ func (r *run) advance(ctx context.Context) error {
 	}
 	r.res.Peak = max(r.res.Peak, r.table.Count())
 	r.goOn()
-	if r.now >= r.counted+time.Second {
-		r.counted = r.now
-		r.countHeld()
-	}
 	if r.now < r.s.Start {
 		return nil
 	}
