@@ -32,6 +32,9 @@ type Deadman struct {
 	Args func(id string) []string
 }
 
+// notLoaded is systemctl's exit code for a unit that does not exist.
+const notLoaded = 5
+
 const (
 	readyFD   = 3
 	readyText = "ready\n"
@@ -159,7 +162,12 @@ func (d Deadman) Disarm(id, name string) error {
 		err = nil
 	}
 	if strings.Contains(name, ".timer") && hasSystemd() {
-		err = errors.Join(err, run("systemctl", "stop", unitOf(id)+".timer"))
+		stopped := run("systemctl", "stop", unitOf(id)+".timer")
+		var exit *exec.ExitError
+		if errors.As(stopped, &exit) && exit.ExitCode() == notLoaded {
+			stopped = nil // it has run, or went with a reboot or an earlier stop
+		}
+		err = errors.Join(err, stopped)
 	}
 	return err
 }

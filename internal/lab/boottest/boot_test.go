@@ -279,7 +279,7 @@ s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("0.0.0.0",53)); time.
   has kept; $table
   systemctl show -p ActiveState -p Result ctwarden-notrack
   ctwarden verify; echo "verify $?"
-  systemctl restart nftables; has restarted
+  systemctl restart nftables; sleep 5; has restarted
   systemctl reload nftables; sleep 5; has reloaded
   ctwarden revert 2>&1; echo "revert $?"
   has reverted
