@@ -33,6 +33,10 @@ type probation struct {
 // seconds.
 const settle = 2 * time.Second
 
+// afterExpiry is how much later than the short timeouts the table is read: the
+// kernel keeps them to the tick of its clock.
+const afterExpiry = 100 * time.Millisecond
+
 // handshakeFloor is what evict never goes below for a handshake, in seconds.
 const handshakeFloor = 15
 
@@ -146,7 +150,7 @@ func (p *probation) record(thin *guard.Thin, r *guard.Result) {
 // for: the next probation leaves those alone that still run down. If it is
 // called off, survivors get their timeouts back.
 func (p *probation) await(thin *guard.Thin, r *guard.Result) {
-	if err := nap(p.ctx, time.Duration(thin.Seconds+1)*time.Second); err != nil {
+	if err := nap(p.ctx, time.Duration(thin.Seconds)*time.Second+afterExpiry); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), quickly)
 		defer cancel()
 		n, err := restore(ctx, p.conn, p.chosen.Each, p.at, thin.Seconds)
