@@ -20,6 +20,7 @@ import (
 // and where losing it would break something it stays unless that is asked for.
 func TestProbationSparesTheLiving(t *testing.T) {
 	lab.Require(t, "conntrack")
+	lab.SharedLimits(t) // before there is traffic, which would go on while it waits
 	g := lab.Gateway(t)
 	const bulk, chat, lossy, stalled = 9001, 9002, 9003, 9004
 	g.Outside.ServeTCP(bulk, lab.Discard)
