@@ -73,6 +73,15 @@ func ExclusiveLimits(t testing.TB) *Limits {
 	return l
 }
 
+// Within is the same right for a part of the test that holds it. What the part
+// changes is put back when the part ends.
+func (l *Limits) Within(t testing.TB) *Limits {
+	t.Helper()
+	part := &Limits{t: t, original: l.read()}
+	t.Cleanup(part.restore)
+	return part
+}
+
 // Max is the number of entries that each namespace may hold.
 func (l *Limits) Max() int {
 	l.t.Helper()

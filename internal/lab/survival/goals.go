@@ -56,6 +56,7 @@ func (c *cell) aliveShare(f func(Result) alive) float64 {
 
 func logins(r Result) alive     { return r.Logins }
 func active(r Result) alive     { return r.Active }
+func beats(r Result) alive      { return r.Beats }
 func silents(r Result) alive    { return r.idle() }
 func refused(r Result) float64  { return float64(r.Refused) }
 func detected(r Result) float64 { return r.DetectMS }
@@ -80,9 +81,9 @@ var allGoals = []goal{
 	{"ssh login succeeds", everywhere,
 		func(c *cell, _ []cell) bool { return c.aliveShare(logins) == 1 },
 		func(c *cell, _ []cell) string { return c.sum(logins) }},
-	{"held active connections 100 %", everywhere,
-		func(c *cell, _ []cell) bool { return c.aliveShare(active) == 1 },
-		func(c *cell, _ []cell) string { return c.sum(active) }},
+	{"held active connections 100 %, heartbeats every 8 s included", everywhere,
+		func(c *cell, _ []cell) bool { return c.aliveShare(active) == 1 && c.aliveShare(beats) == 1 },
+		func(c *cell, _ []cell) string { return c.sum(active) + " and " + c.sum(beats) }},
 	{"held idle connections ≥ 99.9 %", everywhere,
 		func(c *cell, _ []cell) bool { return c.aliveShare(silents) >= 0.999 },
 		func(c *cell, _ []cell) string { return c.sum(silents) }},

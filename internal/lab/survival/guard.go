@@ -175,9 +175,11 @@ func (g *guard) log() (list []string) {
 func (g *guard) acted(from, to time.Time) (list []time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	last := "" // what it plans and what it does may be the same sentence
 	for _, l := range g.lines {
-		if isAction(l.text) && l.at.After(from) && l.at.Before(to) {
+		if isAction(l.text) && l.text != last && l.at.After(from) && l.at.Before(to) {
 			list = append(list, l.at)
+			last = l.text
 		}
 	}
 	return list
@@ -201,7 +203,7 @@ func (g *guard) stop() error {
 func (g *guard) cleanup() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, g.binary, "guard", "cleanup", "--netns", g.host.Name, "--state-dir", g.state).CombinedOutput()
+	out, err := exec.CommandContext(ctx, g.binary, "guard", "cleanup", "--state-dir", g.state).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("guard cleanup: %w: %s", err, out)
 	}

@@ -17,8 +17,9 @@ type Params struct {
 	Users int
 	// Active, Idle, Streams and Bulk are connections held through the attack:
 	// with a message every second, silent, UDP with four messages a second, and
-	// transfers that a slow reader holds back.
-	Active, Idle, Streams, Bulk int
+	// transfers that a slow reader holds back. Beats have a message every eight
+	// seconds, as heartbeats are.
+	Active, Idle, Streams, Bulk, Beats int
 	// Accounting switches nf_conntrack_acct on.
 	Accounting bool
 	// Plain leaves out nginx and sshd, for guests that have neither.
@@ -32,7 +33,7 @@ type Params struct {
 func Full() Params {
 	return Params{Peace: 6 * time.Second, Attack: time.Minute, Max: 262_144,
 		Packets: 80_000, Handshakes: 10_000, Exchanges: 5_000,
-		Users: 100, Active: 50, Idle: 200, Streams: 10, Bulk: 4}
+		Users: 100, Active: 50, Idle: 200, Streams: 10, Bulk: 4, Beats: 40}
 }
 
 // Scaled fits a small part of the same into a test.
@@ -40,7 +41,7 @@ func Scaled() Params {
 	p := Full()
 	p.Peace, p.Attack = 3*time.Second, 7*time.Second
 	p.Max, p.Packets, p.Handshakes, p.Exchanges = 4096, 10_000, 1500, 1000
-	p.Users, p.Active, p.Idle, p.Streams, p.Bulk = 50, 20, 60, 4, 2
+	p.Users, p.Active, p.Idle, p.Streams, p.Bulk, p.Beats = 50, 20, 60, 4, 2, 20
 	return p
 }
 

@@ -36,6 +36,8 @@ type Result struct {
 	RecoverySeconds int `json:"recovery_seconds"`
 
 	Active alive `json:"active"`
+	// Beats are those with a message every eight seconds.
+	Beats alive `json:"beats"`
 	// Idle are silent since before the attack, Fresh those of them for some
 	// seconds, Aged for an hour.
 	Fresh alive `json:"idle_fresh"`
@@ -100,8 +102,8 @@ func Read(r io.Reader) (list []Result, err error) {
 
 // String is for the log of a run.
 func (r *Result) String() string {
-	s := fmt.Sprintf("%s, %s: new %d/%d (p50 %.1f ms, p99 %.1f ms), active %d/%d, idle %d/%d and aged %d/%d, touched %d/%d, logins %d/%d in %.1f s, session %v, refused %d, early drop %d, peak %d of %d, attack %+v",
-		r.Scenario, r.Defence, r.New.OK, r.New.Asked, r.New.P50, r.New.P99, r.Active.Alive, r.Active.Held, r.Fresh.Alive, r.Fresh.Held,
+	s := fmt.Sprintf("%s, %s: new %d/%d (p50 %.1f ms, p99 %.1f ms), active %d/%d, beats %d/%d, idle %d/%d and aged %d/%d, touched %d/%d, logins %d/%d in %.1f s, session %v, refused %d, early drop %d, peak %d of %d, attack %+v",
+		r.Scenario, r.Defence, r.New.OK, r.New.Asked, r.New.P50, r.New.P99, r.Active.Alive, r.Active.Held, r.Beats.Alive, r.Beats.Held, r.Fresh.Alive, r.Fresh.Held,
 		r.Aged.Alive, r.Aged.Held, r.Touched, r.Looked, r.Logins.Alive, r.Logins.Held, r.LoginWorst, r.Session,
 		r.Refused, r.EarlyDrop, r.Peak, r.PeakMax, r.Reached)
 	if r.Defence.ours() {

@@ -22,10 +22,10 @@ import (
 const aged = time.Hour
 
 // Run plays a scenario under a defence and returns what came of it. Log is what
-// the guard wrote.
-func Run(t testing.TB, s *Scenario, d Defence, p Params) (r Result, log []string) {
+// the guard wrote. The limits are those of the test that t is a part of.
+func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Result, log []string) {
 	t.Helper()
-	limits := lab.ExclusiveLimits(t)
+	limits := held.Within(t)
 	f := prepare(t, s, p, limits)
 	d.limits(f, s)
 	r = Result{Time: time.Now().UTC().Format(time.RFC3339), Kernel: release(), Scenario: s.Name, Defence: d,
@@ -207,6 +207,7 @@ type holding struct {
 	f       *field
 	talk    *talkers
 	streams *talkers
+	beats   *talkers
 	bulk    *readers
 	quiet   *silent
 	tuples  []ct.Tuple
@@ -221,6 +222,7 @@ func holdAll(f *field, office *admin) *holding {
 	chat, err1 := f.client.Connect(ctx, f.at(echoPort), f.held, f.p.Active)
 	bulk, err2 := f.client.Connect(ctx, f.at(bulkPort), f.held, f.p.Bulk, smallBuffer)
 	streams, err3 := f.client.ConnectUDP(f.at(udpPort), f.held, f.p.Streams)
+	beats, err5 := f.client.Connect(ctx, f.at(echoPort), f.held, f.p.Beats)
 	var err4 error
 	if f.outwards {
 		away := f.client.Addr4
@@ -228,12 +230,13 @@ func holdAll(f *field, office *admin) *holding {
 	} else {
 		h.quiet, err4 = holdSilent(f.t, f.client, f.server, f.at(idlePort), f.held, f.p.Idle)
 	}
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		f.t.Fatalf("survival: hold connections: %v", err)
 	}
 	h.tuples = h.quiet.tuples()
 	h.talk = talk(chat, time.Second, false)
 	h.streams = talk(streams, 250*time.Millisecond, true)
+	h.beats = talk(beats, 8*time.Second, false)
 	h.bulk = readSlowly(bulk)
 	if office != nil {
 		from := adminOpen
@@ -327,14 +330,17 @@ func (h *holding) touched(before map[int]uint32, passed time.Duration) (n, of in
 // finish asks everything that was held whether it lives.
 func (h *holding) finish(r *Result) {
 	var all sync.WaitGroup
-	var bulk alive
+	var bulk, chat, streams alive
 	all.Go(func() { bulk = h.bulk.stop() })
+	all.Go(func() { chat = h.talk.stop() })
+	all.Go(func() { streams = h.streams.stop() })
+	all.Go(func() { r.Beats = h.beats.stop() })
 	// Whoever speaks first: half the peers, or all of them where the rules of
 	// the guarded host refuse what it has no entry for.
 	far := func(i int) bool { return h.f.outwards || i/2%2 == 1 }
 	heard := h.quiet.speak(far)
 	all.Wait()
 	r.Fresh, r.Aged = heard[0], heard[1]
-	r.Active = h.talk.stop().plus(h.streams.stop()).plus(bulk)
+	r.Active = chat.plus(streams).plus(bulk)
 	r.Session = h.shell == nil || h.shell.works() == nil
 }

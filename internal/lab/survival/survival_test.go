@@ -23,6 +23,8 @@ var (
 	wantShakes    = flag.Int("survival.handshakes", 10_000, "completed handshakes a second, at most")
 	wantAcct      = flag.Bool("survival.accounting", false, "with nf_conntrack_acct")
 	wantBinary    = flag.String("survival.binary", "", "the ctwarden to measure; it is built if empty")
+	wantPairs     = flag.String("survival.pairs", "", "runs by commas, each SCENARIO/DEFENCE, instead of the matrix")
+	wantBudget    = flag.Duration("survival.budget", 48*time.Hour, "no run begins later than this")
 	outFile       = flag.String("survival.out", "", "file that results are added to")
 	showLog       = flag.Bool("survival.log", false, "print what the guard wrote")
 )
@@ -36,25 +38,43 @@ func TestMatrix(t *testing.T) {
 	p := Full()
 	p.Attack, p.Peace = time.Duration(*wantSeconds)*time.Second, time.Duration(*wantPeace)*time.Second
 	p.Max, p.Packets, p.Handshakes, p.Accounting = *wantMax, *wantPackets, *wantShakes, *wantAcct
+	limits := lab.ExclusiveLimits(t)
+	began := time.Now()
+	play := func(s *Scenario, d Defence, run int) {
+		if time.Since(began) < *wantBudget {
+			t.Run(s.Name+"/"+string(d), func(t *testing.T) { one(t, limits, s, d, p, run) })
+		}
+	}
+	if *wantPairs != "" {
+		for pair := range strings.SplitSeq(*wantPairs, ",") {
+			name, d, _ := strings.Cut(pair, "/")
+			s, err := Find(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			play(s, Defence(d), 1)
+		}
+		return
+	}
 	for _, s := range Scenarios {
 		for _, d := range Defences {
 			if !chosen(*wantScenarios, s.Name, begins) || !chosen(*wantDefences, string(d), equal) || !d.applies(s) {
 				continue
 			}
 			for run := range *wantRuns {
-				t.Run(s.Name+"/"+string(d), func(t *testing.T) { one(t, s, d, p, run+1) })
+				play(s, d, run+1)
 			}
 		}
 	}
 }
 
-func one(t *testing.T, s *Scenario, d Defence, p Params, run int) Result {
+func one(t *testing.T, limits *lab.Limits, s *Scenario, d Defence, p Params, run int) Result {
 	if d.ours() {
 		if p.Binary = *wantBinary; p.Binary == "" {
 			p.Binary = Build(t)
 		}
 	}
-	r, log := Run(t, s, d, p)
+	r, log := Run(t, limits, s, d, p)
 	r.Run = run
 	t.Log(r.String())
 	if *showLog {

@@ -29,8 +29,8 @@ func Table(list []Result) string {
 		if head := c.head(); head != last {
 			last = head
 			fmt.Fprintf(&b, "\n### %s\n\n", head)
-			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | idle | touched | logins | refused | back after | first act | guard's core, MiB | attack/s |\n")
-			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | first act | guard's core, MiB | attack/s |\n")
+			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		}
 		b.WriteString(c.row())
 	}
@@ -102,9 +102,9 @@ func (c *cell) row() string {
 	if s := c.recovery(); s >= 0 {
 		back = fmt.Sprintf("%d s", s)
 	}
-	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s |\n",
+	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s |\n",
 		c.defence, len(c.runs), percent(c.worst()), percent(c.median()), latency,
-		c.sum(func(r Result) alive { return r.Active }), c.sum(func(r Result) alive { return r.idle() }), touched, looked,
+		c.sum(func(r Result) alive { return r.Active }), c.sum(func(r Result) alive { return r.Beats }), c.sum(func(r Result) alive { return r.idle() }), touched, looked,
 		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, first, own, c.rate())
 }
 
