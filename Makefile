@@ -101,7 +101,7 @@ SURVIVAL_HANDSHAKES ?= 10000
 SURVIVAL_ACCOUNTING ?= false true
 SURVIVAL_OUT ?= $(CURDIR)/survival.jsonl
 SURVIVAL_FLAGS ?=
-.PHONY: survival survival-table
+.PHONY: survival survival-kernels survival-table
 survival:
 	$(GO) test -c -o bin/survival.test ./internal/lab/survival
 	cd internal/lab/survival && for max in $(SURVIVAL_MAX); do for acct in $(SURVIVAL_ACCOUNTING); do \
@@ -118,6 +118,11 @@ SOAK ?= 1h
 .PHONY: soak
 soak:
 	$(GO) test -count 1 -v -timeout 25h -run '^TestSoak$$' ./internal/guardd -args -soak $(SOAK)
+
+# A scaled part of it on Debian's 6.1 and 6.12 under qemu, and slow accumulation
+# in virtual time.
+survival-kernels:
+	CTWARDEN_LONG=1 $(GO) test -count 1 -timeout 60m -v -run '^(TestKernels|TestSlow)$$' ./internal/lab/survival
 
 # The table of docs/survival.md from the results in docs/survival.
 survival-table:

@@ -148,3 +148,19 @@ func TestOwnerOf(t *testing.T) {
 		}
 	}
 }
+
+func TestLimitsWithinAPart(t *testing.T) {
+	Require(t)
+	l := ExclusiveLimits(t)
+	before := l.Max()
+	t.Run("part", func(t *testing.T) {
+		part := l.Within(t)
+		part.SetMax(before + 1000)
+		if got := l.Max(); got != before+1000 {
+			t.Errorf("max is %d, want %d", got, before+1000)
+		}
+	})
+	if got := l.Max(); got != before {
+		t.Errorf("after the part max is %d, want %d", got, before)
+	}
+}
