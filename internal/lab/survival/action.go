@@ -6,9 +6,9 @@ import "strings"
 var deeds = []string{"nf_conntrack_max ", "nf_conntrack_buckets ", "timeouts of new flows ", "probation of ",
 	"no source is limited", "at most ", "no new connections of ", "expired entries removed"}
 
-// isAction tells from a line of the guard's log whether it does something.
+// isAction tells from a line of the guard's log whether it did something.
 func isAction(line string) bool {
-	if !strings.Contains(line, ", because ") {
+	if !strings.HasSuffix(line, ": done") && !strings.Contains(line, " chosen, ") {
 		return false
 	}
 	for _, d := range deeds {

@@ -175,11 +175,9 @@ func (g *guard) log() (list []string) {
 func (g *guard) acted(from, to time.Time) (list []time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	last := "" // what it plans and what it does may be the same sentence
 	for _, l := range g.lines {
-		if isAction(l.text) && l.text != last && l.at.After(from) && l.at.Before(to) {
+		if isAction(l.text) && l.at.After(from) && l.at.Before(to) {
 			list = append(list, l.at)
-			last = l.text
 		}
 	}
 	return list

@@ -23,7 +23,10 @@ type Result struct {
 	Buckets       int     `json:"buckets"`
 	Accounting    bool    `json:"accounting"`
 	AttackSeconds float64 `json:"attack_seconds"`
-	Reached       Reached `json:"reached"`
+	// Load is the machine's load average of a minute when the run began: what
+	// else was going on.
+	Load    float64 `json:"load"`
+	Reached Reached `json:"reached"`
 
 	// New are the connections that users began during the attack, AfterOne
 	// those from one second after its start on, Before those before it.

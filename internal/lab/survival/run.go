@@ -29,7 +29,7 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	f := prepare(t, s, p, limits)
 	d.limits(f, s)
 	r = Result{Time: time.Now().UTC().Format(time.RFC3339), Kernel: release(), Scenario: s.Name, Defence: d,
-		Table: p.Max, Max: limits.Max(), Buckets: limits.Buckets(), Accounting: p.Accounting}
+		Table: p.Max, Max: limits.Max(), Buckets: limits.Buckets(), Accounting: p.Accounting, Load: loadAverage()}
 
 	var office *admin
 	if !p.Plain {
@@ -152,6 +152,14 @@ func watchPeak(f *field) func() (count, limit int) {
 		<-ended
 		return count, limit
 	}
+}
+
+// loadAverage is that of the last minute.
+func loadAverage() float64 {
+	b, _ := os.ReadFile("/proc/loadavg")
+	one, _, _ := strings.Cut(string(b), " ")
+	v, _ := strconv.ParseFloat(one, 64)
+	return v
 }
 
 func number(file string) int {
@@ -342,5 +350,5 @@ func (h *holding) finish(r *Result) {
 	all.Wait()
 	r.Fresh, r.Aged = heard[0], heard[1]
 	r.Active = chat.plus(streams).plus(bulk)
-	r.Session = h.shell == nil || h.shell.works() == nil
+	r.Session = h.shell == nil || h.shell.works(patientLogin) == nil
 }

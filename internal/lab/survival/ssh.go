@@ -25,7 +25,8 @@ type admin struct {
 	target     netip.Addr
 }
 
-// serveSSH starts sshd on a host, for logins from another.
+// serveSSH starts sshd on a host, for logins from another. SHLVL keeps bash from
+// reading what the machine's own root has in .bashrc.
 func serveSSH(t testing.TB, host, from *lab.Host, target netip.Addr) *admin {
 	t.Helper()
 	a := &admin{host: host, from: from, dir: t.TempDir(), target: target}
@@ -42,6 +43,7 @@ UseDNS no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 PrintMotd no
+SetEnv SHLVL=2
 `, a.dir, sshPort)
 	file := filepath.Join(a.dir, "sshd_config")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
@@ -97,11 +99,12 @@ func (a *admin) open(source netip.Addr) (*session, error) {
 	}
 	a.from.Start(cmd)
 	s := &session{in: in, out: bufio.NewReader(out), cmd: cmd}
-	return s, s.works()
+	return s, s.works(time.Minute)
 }
 
-// works sends a line and waits for it to come back.
-func (s *session) works() error {
+// works sends a line and waits for it to come back, the shell's start
+// included.
+func (s *session) works(patience time.Duration) error {
 	answer := make(chan error, 1)
 	go func() {
 		_, err := io.WriteString(s.in, "hello\n")
@@ -113,7 +116,7 @@ func (s *session) works() error {
 	select {
 	case err := <-answer:
 		return err
-	case <-time.After(patientLogin):
+	case <-time.After(patience):
 		return errors.New("no answer")
 	}
 }

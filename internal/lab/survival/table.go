@@ -28,9 +28,9 @@ func Table(list []Result) string {
 		c := &cells[i]
 		if head := c.head(); head != last {
 			last = head
-			fmt.Fprintf(&b, "\n### %s\n\n", head)
-			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | first act | guard's core, MiB | attack/s |\n")
-			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+			fmt.Fprintf(&b, "\n**%s**\n\n", head)
+			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | first act | guard's core, MiB | attack/s | load |\n")
+			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		}
 		b.WriteString(c.row())
 	}
@@ -71,7 +71,7 @@ func limitsOf(list []Result, s *Scenario, acct bool) (limits []int) {
 }
 
 func (c *cell) head() string {
-	head := fmt.Sprintf("%s: %s, max %s", c.scenario.Name, c.scenario.Title, thousands(c.max))
+	head := fmt.Sprintf("%s: %s, max %s, %.0f s", c.scenario.Name, c.scenario.Title, thousands(c.max), c.runs[0].AttackSeconds)
 	if c.acct {
 		head += ", with accounting"
 	}
@@ -102,10 +102,10 @@ func (c *cell) row() string {
 	if s := c.recovery(); s >= 0 {
 		back = fmt.Sprintf("%d s", s)
 	}
-	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s |\n",
+	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s | %.0f |\n",
 		c.defence, len(c.runs), percent(c.worst()), percent(c.median()), latency,
 		c.sum(func(r Result) alive { return r.Active }), c.sum(func(r Result) alive { return r.Beats }), c.sum(func(r Result) alive { return r.idle() }), touched, looked,
-		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, first, own, c.rate())
+		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, first, own, c.rate(), c.worstOf(func(r Result) float64 { return r.Load }))
 }
 
 // sorted are the values of a figure, ascending.
