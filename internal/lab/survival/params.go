@@ -39,7 +39,7 @@ func Full() Params {
 // Scaled fits a small part of the same into a test.
 func Scaled() Params {
 	p := Full()
-	p.Peace, p.Attack = 3*time.Second, 7*time.Second
+	p.Peace, p.Attack = 2*time.Second, 6*time.Second
 	p.Max, p.Packets, p.Handshakes, p.Exchanges = 4096, 10_000, 1500, 1000
 	p.Users, p.Active, p.Idle, p.Streams, p.Bulk, p.Beats = 50, 20, 60, 4, 2, 20
 	return p

@@ -18,7 +18,7 @@ const slack = 0.02
 // without, and nothing of it stays.
 func TestScaled(t *testing.T) {
 	p := Scaled()
-	names := []string{"1-syn-flood", "3-handshakes-1000", "3-gateway-1000", "10-full-at-the-start", "14-default-drop"}
+	names := []string{"1-syn-flood", "3-handshakes-1000", "3-gateway-1000", "10-full-at-the-start"}
 	if vm.InGuest() {
 		lab.Require(t, "conntrack")
 		// Under emulation everything is slow, most of all the generators.
