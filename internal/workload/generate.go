@@ -163,7 +163,10 @@ func (k *class) advance() {
 		if k.Arrivals.Process != Constant {
 			gap *= k.rng.ExpFloat64()
 		}
-		k.next += sim.Time(gap * 1e9)
+		k.next += sim.Time(min(gap*1e9, float64(maxDuration)))
+		if k.next >= k.stop {
+			return // no more of them, however rare they are
+		}
 		switch k.Arrivals.Process {
 		case Diurnal:
 			if k.rng.Float64() > k.dayShare() {
