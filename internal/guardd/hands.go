@@ -364,10 +364,10 @@ func (h *hands) logResult(r *guard.Result) {
 		h.log.say("%s: revert-deferred, %v", a, r.Err)
 	case r.Err != nil || r.Foreign:
 	case a.Kind == guard.KindThin && !a.Undo:
-		h.log.say("%s: %d chosen, %d of them moved, %d given the short timeout, %d of those lived on, %d spared",
-			a, r.Selected, r.Active, r.Changed, r.Survived, r.Spared)
+		h.log.say("%s, because %s: %d chosen, %d of them moved, %d given the short timeout, %d of those lived on, %d spared",
+			a, a.Why, r.Selected, r.Active, r.Changed, r.Survived, r.Spared)
 	default:
-		h.log.say("%s: done", a)
+		h.log.say("%s, because %s: done", a, a.Why)
 	}
 }
 
