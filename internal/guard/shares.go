@@ -194,9 +194,10 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 		return nil
 	}
 	capacity, idle, seconds := r.Max/2, 2*time.Second, uint32(2)
-	why := p.trouble(o)
+	why := ""
 	switch {
 	case p.desperate(r, o):
+		why = p.trouble(o)
 	case p.limit.ours != 0 && r.Count > p.limit.before*5/6 && (p.level < Emergency || !p.threatened(o)):
 		capacity, idle, seconds = p.limit.before/2, 30*time.Second, 30
 		why = fmt.Sprintf("%d entries are more than the usual limit of %d allows", r.Count, p.limit.before)
