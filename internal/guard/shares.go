@@ -219,10 +219,14 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 		}
 	}
 	p.shares.next = r.At + 3*time.Second
+	since := time.Duration(0)
+	if p.quietAt != 0 {
+		since, _ = p.began(r) // what the source had before the attack stays
+	}
 	return &Action{Kind: KindThin,
 		Why: fmt.Sprintf("%s, and %s more than a fair share of %d entries", why, plural(len(list), "proven source holds", "proven sources hold"), share),
 		Thin: &Thin{Classes: Unreplied | Closing | Silent, MinIdle: idle, Sources: sourcesOf(list, p.cfg.SourcesPerIncident),
-			Keep: int(share), Fragile: true, Seconds: seconds, Limit: budget}}
+			Since: since, Keep: int(share), Fragile: true, Seconds: seconds, Limit: budget}}
 }
 
 // restrict refuses new connections of proven sources far over their share, and
