@@ -11,13 +11,12 @@ import (
 
 // Ports of the services.
 const (
-	webPort    = 80
-	trapPort   = 443 // where bots connect: nothing is ever accepted
-	echoPort   = 7
-	bulkPort   = 19
-	idlePort   = 7000
-	answerPort = 8443 // where bots are answered
-	udpPort    = 53
+	webPort  = 80
+	trapPort = 443 // where bots connect: nothing is ever accepted
+	echoPort = 7
+	bulkPort = 19
+	idlePort = 7000
+	udpPort  = 53
 )
 
 // field is where a run happens.

@@ -64,7 +64,7 @@ var Scenarios = []*Scenario{
 		From: func(*field) string { return adminAway.String() }},
 	{Name: "13-two-proxies", Title: "all users and one of 10,000 attackers behind two proxies", Setup: twoProxies, Attack: throughProxies, From: fromBots},
 	{Name: "14-default-drop", Title: "idle outbound connections behind default drop, handshakes, 1,000 sources", Setup: defaultDrop, Attack: handshakes(1000), From: fromBots},
-	{Name: "15-like-users", Title: "attackers who exchange bytes like users, 1,000 sources", Setup: serveBots, Attack: likeUsers, From: fromBots},
+	{Name: "15-like-users", Title: "attackers who send requests like users, 1,000 sources", Attack: likeUsers, From: fromBots},
 }
 
 // Find returns a scenario by its name.
@@ -226,8 +226,6 @@ func defaultDrop(f *field) {
 }`, sshPort, webPort, echoPort, bulkPort, trapPort, udpPort))
 }
 
-func serveBots(f *field) { f.server.ServeTCP(answerPort, lab.Echo) }
-
 func likeUsers(ctx context.Context, f *field) (Reached, error) {
-	return shaken(f.client.Connections(ctx, lab.Bots{Sources: f.botSources(1000), Targets: f.botTargets(answerPort), Say: []byte("GET / HTTP/1.1\r\n\r\n")}, load(f.p.Handshakes)))
+	return shaken(f.client.Connections(ctx, lab.Bots{Sources: f.botSources(1000), Targets: f.botTargets(trapPort), Say: []byte("GET / HTTP/1.1\r\n\r\n")}, load(f.p.Handshakes)))
 }

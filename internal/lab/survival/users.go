@@ -148,10 +148,15 @@ func count(list []attempt, from, to time.Time) (y tally) {
 	return y
 }
 
-// windows is the share of success in each second of an interval.
+// windows is the share of success in each second of an interval. A second in
+// which the machine was too busy to begin a single connection says nothing.
 func windows(list []attempt, from, to time.Time) (shares []float64) {
 	for ; from.Before(to); from = from.Add(time.Second) {
 		y := count(list, from, from.Add(time.Second))
+		if y.Asked == 0 {
+			shares = append(shares, 1)
+			continue
+		}
 		shares = append(shares, float64(int(y.share()*1000))/1000)
 	}
 	return shares
