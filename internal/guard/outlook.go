@@ -44,6 +44,7 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	if t.last().at-t.since(trendSpan).at < trendSpan*4/5 {
 		slow = 0 // too few readings for a trend
 	}
+	fast = t.sustained(fast, r.Max)
 	// One burst is no trend: it counts at once only where little is left.
 	growth := slow
 	if fast > slow && until(float64(r.Max-r.Count), fast) < p.cfg.EmergencyFull {
@@ -70,6 +71,20 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	o.copes = !o.refusing && t.rateKnown && locks > p.cfg.PressureFull && room > 0
 	o.left = o.copes && (o.fill >= p.cfg.EmergencyFill || o.full < p.cfg.EmergencyFull)
 	return o
+}
+
+// sustained is the growth of a burst that goes on. A handful of connections
+// opened at once is none: it is over with the next reading, and a few
+// milliseconds tell no rate unless a good part of the table went in them.
+func (t *trend) sustained(fast float64, limit int64) float64 {
+	l, p := t.last(), t.since(burstSpan)
+	if l.at-p.at < burstSpan/2 && l.count-p.count < limit/10 {
+		return 0
+	}
+	if recent := t.growth(burstSpan / 3); recent < fast/2 {
+		return max(recent, 0)
+	}
+	return fast
 }
 
 // until is when a quantity that grows reaches a distance.

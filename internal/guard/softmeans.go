@@ -78,7 +78,7 @@ func (p *Policy) scale(r *Reading, o *outlook) *Action {
 }
 
 func (p *Policy) wantedScale(o *outlook) float64 {
-	if p.level < Pressure || o.copes || !p.cfg.Timeouts || o.trouble >= p.cfg.WatchFull && o.fill < p.cfg.EmergencyFill {
+	if p.level < Pressure || o.copes || !p.cfg.Timeouts || o.trouble >= p.cfg.PressureFull && o.fill < p.cfg.EmergencyFill {
 		return 1
 	}
 	s := (scaleEnd - o.fill) / (scaleEnd - scaleStart)
