@@ -255,16 +255,30 @@ func TestReplacedEntry(t *testing.T) {
 	if err := errors.Join(b.Delete(k), b.Flush()); err != nil {
 		t.Fatal(err)
 	}
-	others := flows(1001)
-	create(t, c, others[1:]...)
-	create(t, c, others[0])
+	var f ct.Flow
+	others := flows(10_001)
+	for i := 1; ; i += 1000 {
+		create(t, c, others[i:i+1000]...)
+		create(t, c, others[0])
+		if err := c.Get(k.Orig(), 0, &f); err != nil {
+			t.Fatal(err)
+		}
+		if f.ID != k.ID() {
+			break
+		}
+		if i+2000 > len(others) {
+			t.Fatal("each new entry got the memory of the first")
+		}
+		if err := errors.Join(b.Delete(k), b.Flush()); err != nil { // it lies where the first did
+			t.Fatal(err)
+		}
+	}
 	if err := errors.Join(b.Delete(k), b.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	if !errors.Is(refused, ctnl.ErrNotFound) || b.Failed() != 1 {
 		t.Errorf("%d refusals, %v", b.Failed(), refused)
 	}
-	var f ct.Flow
 	if err := c.Get(k.Orig(), 0, &f); err != nil || f.ID == k.ID() {
 		t.Errorf("the new entry: id %d, %v", f.ID, err)
 	}
