@@ -188,7 +188,7 @@ func DefaultTimeouts(v KernelVersion) Timeouts {
 	if !v.AtLeast(5, 0) {
 		t.Set(TimeoutUDPStream, 180)
 	}
-	if !v.AtLeast(6, 1) {
+	if !newSCTP(v) {
 		t.Set(TimeoutSCTPEstablished, 432000)
 		t.Set(TimeoutSCTPShutdownSent, 0)
 		t.Set(TimeoutSCTPShutdownRecd, 0)
@@ -196,7 +196,7 @@ func DefaultTimeouts(v KernelVersion) Timeouts {
 	switch {
 	case !v.AtLeast(4, 4):
 		t.Unset(TimeoutSCTPHeartbeatSent)
-	case !v.AtLeast(6, 1):
+	case !newSCTP(v):
 		t.Set(TimeoutSCTPHeartbeatAcked, 210)
 	}
 	if !v.AtLeast(6, 15) {
@@ -213,4 +213,10 @@ func DefaultTimeouts(v KernelVersion) Timeouts {
 		t.Set(TimeoutUDPLiteStream, 180)
 	}
 	return t
+}
+
+// newSCTP reports whether a kernel has the SCTP tracker of 6.1. The late
+// releases of 5.10 have it too; Debian's all call themselves 5.10.0.
+func newSCTP(v KernelVersion) bool {
+	return v.AtLeast(6, 1) || v.Major == 5 && v.Minor == 10 && (v.Patch == 0 || v.Patch >= 200)
 }
