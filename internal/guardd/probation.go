@@ -238,7 +238,7 @@ func restore(ctx context.Context, c *ctnl.Conn, entries func(func(*flowrec.Entry
 }
 
 func floorOf(f *ct.Flow) uint32 {
-	if classOf(f) == guard.HalfOpen {
+	if guard.ClassOf(f) == guard.HalfOpen {
 		return handshakeFloor
 	}
 	return 1

@@ -11,32 +11,6 @@ import (
 	"github.com/ctwarden/ctwarden/internal/guard"
 )
 
-// classOf is the class of entries that may be thinned to which a flow belongs,
-// 0 if to none.
-func classOf(f *ct.Flow) guard.Classes {
-	if f.Orig.Proto == ct.TCP {
-		if !f.Has(ct.HasProtoInfo) {
-			return 0
-		}
-		switch f.State {
-		case ct.TCPSynSent, ct.TCPSynRecv, ct.TCPSynSent2:
-			return guard.HalfOpen
-		case ct.TCPEstablished:
-			return guard.Silent
-		case ct.TCPFinWait, ct.TCPCloseWait, ct.TCPLastAck, ct.TCPTimeWait, ct.TCPClose:
-			return guard.Closing
-		}
-		return 0
-	}
-	switch {
-	case !f.Replied():
-		return guard.Unreplied
-	case f.Orig.Proto == ct.UDP || f.Orig.Proto == ct.UDPLite:
-		return guard.Silent
-	}
-	return 0
-}
-
 // breaks reports whether losing an entry may break its connection: it carries
 // something that nothing could bring back. A question that nobody answered is
 // asked again, and a connection that has ended has nothing to lose.
@@ -101,7 +75,7 @@ func (s *suspects) take(f *ct.Flow, nowNanos int64) error {
 		return nil
 	}
 	idle, ok := s.idleMin(f)
-	if !ok || idle < s.thin.MinIdle || s.thin.Since > 0 && s.now-idle < s.thin.Since {
+	if !ok || !s.thin.Matches(f, idle, s.now) {
 		return nil
 	}
 	if _, spared := s.spare.Spares(f); spared {
@@ -114,7 +88,7 @@ func (s *suspects) take(f *ct.Flow, nowNanos int64) error {
 }
 
 func (s *suspects) matches(f *ct.Flow) bool {
-	return classOf(f)&s.thin.Classes != 0 && f.Has(ct.HasTimeout) && f.TimeoutSeconds > max(s.thin.Seconds, floorOf(f)) &&
+	return guard.ClassOf(f)&s.thin.Classes != 0 && f.Has(ct.HasTimeout) && f.TimeoutSeconds > max(s.thin.Seconds, floorOf(f)) &&
 		!f.Status.Any(ct.StatusDying) && (s.thin.Fragile || !breaks(f, s.fragile))
 }
 
