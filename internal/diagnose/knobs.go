@@ -35,7 +35,7 @@ func maxRetransZero(f *facts) []finding {
 	return []finding{fd}
 }
 
-// maxUnlimited: 0 means no limit, in every version.
+// maxUnlimited: 0 means no limit, in every version that takes it (7.3 does not).
 func maxUnlimited(f *facts) []finding {
 	if m := f.s.Limits.Max; !m.Known || m.N != 0 {
 		return nil

@@ -74,8 +74,8 @@ var errors = []entry{
 	},
 	{
 		id: "invalid-argument", names: []string{"invalid argument", "einval"},
-		answer: "The value is outside what the kernel takes: 0 buckets, or a timeout beyond INT_MAX/HZ seconds.",
-		means:  []string{"A timeout of 0 or below is accepted, and ends each connection at its next packet. A max of 0 is accepted too and means no limit."},
+		answer: "The value is outside what the kernel takes: 0 buckets, a timeout beyond INT_MAX/HZ seconds, or on new kernels (7.3) a max of 0.",
+		means:  []string{"A timeout of 0 or below is accepted, and ends each connection at its next packet. A max of 0, where it is accepted, means no limit."},
 		do:     []string{"Read back what you wrote: the number of buckets is rounded up to whole pages."},
 	},
 	{

@@ -3,7 +3,6 @@ package guardd
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -118,9 +117,4 @@ func (a *around) refreshSSH(ref, sshConnection string) (*evict.Guard, error) {
 	}
 	g := *a.spare
 	return &g, protect.Fill(&g, ref, x, a.spare.Self, sshConnection)
-}
-
-// protects reports whether an address is among those never limited or cut.
-func (a *around) protects(addr netip.Addr) bool {
-	return slices.ContainsFunc(a.Protected, func(p netip.Prefix) bool { return p.Contains(addr) })
 }

@@ -202,7 +202,7 @@ func (l *linter) max(a *act, n int64) {
 	key := prefix + "max"
 	switch {
 	case n == 0:
-		l.report(a, Error, "no-limit", "0 means no limit: a flood takes memory until the kernel kills processes", l.line(a, key, "262144"))
+		l.report(a, Error, "no-limit", "0 means no limit, so that a flood takes memory until the kernel kills processes; new kernels (7.3) refuse it", l.line(a, key, "262144"))
 	case n < 0 || n > 1<<31-1:
 		l.report(a, Error, "out-of-range", "the kernel takes 0 to 2147483647", l.line(a, key, "262144"))
 	case n < 1024:

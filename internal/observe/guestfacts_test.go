@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,14 @@ func TestGuestDefaults(t *testing.T) {
 	err := h.Do(func() error { return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", []byte("70000"), 0) })
 	if err == nil {
 		t.Error("the limit could be written in a namespace")
+	}
+	// No limit at all can be chosen until 7.0 or one of the next.
+	err = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", []byte("0"), 0)
+	if restored := os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_max", strconv.AppendInt(nil, most, 10), 0); restored != nil {
+		t.Fatal(restored)
+	}
+	if refused := errors.Is(err, unix.EINVAL); refused != s.Version.AtLeast(7, 0) {
+		t.Errorf("max = 0: %v", err)
 	}
 	for name, since := range map[ct.CounterSet]bool{ct.CounterClashResolve: s.Version.AtLeast(5, 10), ct.CounterChainTooLong: s.Version.AtLeast(5, 15)} {
 		if has := s.Counters.Has&name != 0; has != since {

@@ -66,7 +66,7 @@ var said = regexp.MustCompile(`conntrack v[0-9.]+ \(conntrack-tools\): [0-9]+ fl
 func (s *stage) table() error {
 	data, err := s.from.ReadFile("/sos_commands/conntrack/conntrack_-L_-o_extended")
 	if err != nil && !errors.Is(err, rootfs.ErrTooLarge) {
-		return nil //nolint:nilerr // sos has no such output
+		return nil // sos has no such output
 	}
 	var b bytes.Buffer
 	for line := range bytes.Lines(said.ReplaceAll(data, nil)) {

@@ -17,7 +17,7 @@ type queue struct{ conn *netlink.Conn }
 
 // Messages and attributes of linux/netfilter/nfnetlink_queue.h.
 const (
-	queuePacket  = unix.NFNL_SUBSYS_QUEUE<<8 | 0
+	queuePacket  = unix.NFNL_SUBSYS_QUEUE << 8
 	queueVerdict = unix.NFNL_SUBSYS_QUEUE<<8 | 1
 	queueConfig  = unix.NFNL_SUBSYS_QUEUE<<8 | 2
 
