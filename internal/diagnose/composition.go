@@ -117,11 +117,29 @@ func oneDestination(f *facts) []finding {
 	return []finding{fd}
 }
 
+// reapedByReading is how many entries counted, were not shown by a dump that
+// passed the whole table and were gone after it: a dump removes the expired ones
+// that it meets (ctnetlink_dump_table).
+func reapedByReading(c *ct.Census) uint64 {
+	if c == nil || !c.Complete || c.Short || !c.CountBefore.Known || !c.CountAfter.Known {
+		return 0
+	}
+	return uint64(max(0, c.CountBefore.N-max(int64(c.Entries), c.CountAfter.N)))
+}
+
 // expiredLinger: entries whose time is up still count, because gc has not come
 // by yet. Kernels 5.15.0 to 5.17 pass only every 120 s.
 func expiredLinger(f *facts) []finding {
-	share := f.c.Share(f.c.Expiring)
-	if !f.composed || share < expiringShare {
+	reaped := reapedByReading(f.c)
+	seen := reaped
+	if f.c != nil {
+		seen += f.c.Entries
+	}
+	if seen < minEntries {
+		return nil
+	}
+	share := float64(f.c.Expiring+reaped) / float64(seen)
+	if share < expiringShare {
 		return nil
 	}
 	fd := finding{}
@@ -129,6 +147,9 @@ func expiredLinger(f *facts) []finding {
 	fd.Title = fmt.Sprintf("%s of the entries are about to expire or have expired", pct(share))
 	fd.Figures = map[string]any{"share": round3(share)}
 	fd.Evidence = []string{"Since 4.9 an expired entry counts until a look-up meets it, a dump passes, or the garbage collector does, which takes up to a minute (two on 5.15 to 5.17)."}
+	if reaped > 0 {
+		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s counted before the table was read and were gone after: the reading reaped them.", num(reaped)))
+	}
 	if f.full || f.near {
 		fd.Severity = report.Notice
 		fd.Remedies = []report.Remedy{{When: report.Now,

@@ -93,6 +93,10 @@ func init() {
 		scenario{"log-invalid", fixture(knob(func(s *ct.Snapshot) { s.Knobs.LogInvalid = ct.Known(255) })), report.CauseNone, codeLogInvalidOn, nil},
 		scenario{"log-unlimited", fixture(knob(func(s *ct.Snapshot) { s.Knobs.MessageCost = ct.Known(0) })), report.CauseMisconfig, codeLogUnlimited, []string{"not rate limited"}},
 		scenario{"expired", fixture(knob(func(s *ct.Snapshot) { s.Census.Expiring = 900 })), report.CauseNone, codeExpiredLinger, nil},
+		scenario{"expired-reaped", fixture(knob(func(s *ct.Snapshot) {
+			s.Census.Complete, s.Census.Short = true, false
+			s.Census.CountBefore, s.Census.CountAfter = ct.Known(3*int64(s.Census.Entries)), ct.Known(int64(s.Census.Entries))
+		})), report.CauseNone, codeExpiredLinger, nil},
 		scenario{"dns-server", fixture(classes(class(ct.UDP, 0, false, true, 60000)), ports(ct.Heavy{Proto: ct.UDP, Port: 53, Entries: 59000, Replied: 59000}),
 			destinations(heavy("198.51.100.1", 59000, to(ct.UDP, 53, 1), made(59000, 0, 0, 0)))), report.CauseNone, codeNotrackCandidate, nil},
 	)
@@ -127,6 +131,10 @@ func init() {
 		nm{codeLogInvalidOn, "it is off", fixture(knob(func(s *ct.Snapshot) { s.Knobs.LogInvalid = ct.Known(0) }))},
 		nm{codeLogUnlimited, "the default", fixture(knob(func(s *ct.Snapshot) { s.Knobs.MessageCost = ct.Known(5) }))},
 		nm{codeExpiredLinger, "a tenth is about to expire", fixture(knob(func(s *ct.Snapshot) { s.Census.Expiring = 120 }))},
+		nm{codeExpiredLinger, "a tenth was reaped", fixture(knob(func(s *ct.Snapshot) {
+			s.Census.Complete, s.Census.Short = true, false
+			s.Census.CountBefore, s.Census.CountAfter = ct.Known(int64(s.Census.Entries)*10/9), ct.Known(int64(s.Census.Entries))
+		}))},
 		nm{codeNotrackCandidate, "a gateway that translates", fixture(nat, classes(class(ct.UDP, 0, false, true, 60000)), ports(ct.Heavy{Proto: ct.UDP, Port: 53, Entries: 59000, Replied: 59000}), destinations(heavy("198.51.100.1", 59000)))},
 	)
 }
