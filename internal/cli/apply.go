@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -45,9 +46,7 @@ memory the sizes.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), env, args) },
 	}
 	fs := c.Flags()
-	fs.DurationVar(&o.trial, "trial", 10*time.Minute, "how long to wait for a confirmation")
-	fs.BoolVar(&o.now, "now", false, "no trial: keep it at once, for every boot")
-	fs.BoolVarP(&o.yes, "yes", "y", false, "ask nothing")
+	o.registerTrial(c)
 	fs.BoolVar(&o.existing, "existing", false, "shorten existing entries, too, that have been idle beyond a lowered timeout")
 	fs.StringVar(&o.why, "why", "", "a remark for the journal")
 	o.keeping.register(env, fs)
@@ -55,7 +54,29 @@ memory the sizes.`,
 	return c
 }
 
+// registerTrial adds the flags that say whether, and for how long, a change is
+// on trial.
+func (o *applyFlags) registerTrial(c *cobra.Command) {
+	fs := c.Flags()
+	fs.DurationVar(&o.trial, "trial", 10*time.Minute, "how long to wait for a confirmation")
+	fs.BoolVar(&o.now, "now", false, "no trial: keep it at once, for every boot")
+	fs.BoolVarP(&o.yes, "yes", "y", false, "ask nothing")
+	c.MarkFlagsMutuallyExclusive("trial", "now")
+}
+
+// checkTrial refuses a trial that nobody could confirm.
+func (o *applyFlags) checkTrial() error {
+	if o.now || o.trial >= tune.MinTrial && o.trial <= tune.MaxTrial {
+		return nil
+	}
+	return &HintError{fmt.Errorf("--trial: a trial lasts from %s to %s, not %s", tune.MinTrial, tune.MaxTrial, o.trial),
+		"--now applies without a trial"}
+}
+
 func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
+	if err := o.checkTrial(); err != nil {
+		return err
+	}
 	p, err := o.obtainPlan(ctx, env, args)
 	if err != nil {
 		return err
@@ -66,7 +87,7 @@ func (o *applyFlags) run(ctx context.Context, env *Env, args []string) error {
 	if len(p.Items) == 0 {
 		return nil
 	}
-	if err := o.agree(env); err != nil {
+	if err := o.agree(ctx, env); err != nil {
 		return err
 	}
 	k, err := o.keeper(env)
@@ -89,6 +110,10 @@ func (o *applyFlags) carryOut(ctx context.Context, env *Env, k *tune.Keeper, p *
 	if o.now {
 		opt.Trial = 0
 	}
+	if ctx.Err() != nil {
+		return errDeclined
+	}
+	deadman.OutliveReaders()
 	id, err := k.Apply(ctx, p, opt)
 	if errors.Is(err, tune.ErrNothing) {
 		fmt.Fprintln(env.Stdout, "\nAll values stand already.")
@@ -115,7 +140,7 @@ func (o *applyFlags) obtainPlan(ctx context.Context, env *Env, args []string) (*
 // errDeclined is the answer "no".
 var errDeclined = errors.New("nothing was changed")
 
-func (o *applyFlags) agree(env *Env) error {
+func (o *applyFlags) agree(ctx context.Context, env *Env) error {
 	if o.yes {
 		return nil
 	}
@@ -123,11 +148,30 @@ func (o *applyFlags) agree(env *Env) error {
 		return &HintError{errors.New("nobody is there to ask"), "--yes applies without asking"}
 	}
 	fmt.Fprint(env.Stderr, "\nApply it? [y/N] ")
-	line, err := bufio.NewReader(env.Stdin).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(line)); err == nil && (a == "y" || a == "yes") {
+	switch strings.ToLower(readAnswer(ctx, env.Stdin)) {
+	case "y", "yes":
 		return nil
 	}
 	return errDeclined
+}
+
+// readAnswer reads one line; "" if the context or the input ends before the line
+// does.
+func readAnswer(ctx context.Context, in io.Reader) string {
+	typed := make(chan string, 1)
+	go func() {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if err != nil {
+			line = ""
+		}
+		typed <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		return ""
+	case line := <-typed:
+		return line
+	}
 }
 
 // baseline watches the machine for a moment; nil if it cannot be told.

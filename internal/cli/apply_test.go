@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ctwarden/ctwarden/internal/lab"
 	"github.com/ctwarden/ctwarden/internal/tune"
@@ -55,5 +58,28 @@ func TestApplyAsks(t *testing.T) {
 				t.Error("a journal was begun")
 			}
 		})
+	}
+}
+
+// TestCtrlCAtTheQuestion: it is a no, and need not wait for a line.
+func TestCtrlCAtTheQuestion(t *testing.T) {
+	silent, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer silent.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	env := &Env{Stdin: silent, Stderr: new(strings.Builder), StdinTTY: true}
+	done := make(chan error, 1)
+	go func() { done <- new(applyFlags).agree(ctx, env) }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, errDeclined) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it still waits for a line")
 	}
 }

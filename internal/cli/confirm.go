@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/deadman"
 	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
@@ -26,6 +27,7 @@ loads at boot. No other file is touched.`,
 			if err != nil {
 				return err
 			}
+			deadman.OutliveReaders()
 			op, err := k.Confirm(cmd.Context(), first(args))
 			if err != nil {
 				return explainKeeper(err)

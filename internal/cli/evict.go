@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -262,18 +260,11 @@ func (e *evictor) confirm(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	fmt.Fprintf(e.env.Stderr, "Type %d to go ahead, anything else to leave it: ", e.count())
-	answer := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(e.env.Stdin).ReadString('\n')
-		answer <- strings.TrimSpace(line)
-	}()
-	select {
-	case <-ctx.Done():
+	if readAnswer(ctx, e.env.Stdin) == strconv.Itoa(e.count()) {
+		return true, nil
+	}
+	if ctx.Err() != nil {
 		return false, ctx.Err()
-	case typed := <-answer:
-		if typed == strconv.Itoa(e.count()) {
-			return true, nil
-		}
 	}
 	e.say("Nothing was done.\n")
 	return false, nil

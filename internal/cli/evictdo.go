@@ -12,6 +12,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowrec"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/internal/kernel/deadman"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 )
@@ -41,6 +42,7 @@ func bootID() string {
 // it.
 func (e *evictor) carryOut(ctx context.Context) error {
 	o := evict.Options{SoftSeconds: uint32(e.soft / time.Second), Limit: e.limit, PerSecond: e.rate, Sleep: sleep}
+	deadman.OutliveReaders()
 	j := openJournal(e.env, e.stateDir)
 	id, err := e.record(ctx, j, o)
 	if err != nil {

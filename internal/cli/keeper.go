@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -41,9 +42,20 @@ func (o *keeping) register(env *Env, fs *pflag.FlagSet) {
 	fs.Lookup("root").Hidden = true
 }
 
+// absolute makes the paths good from anywhere: the dead-man starts in /.
+func (o *keeping) absolute() (err error) {
+	if o.stateDir, err = filepath.Abs(o.stateDir); err == nil && o.root != "" {
+		o.root, err = filepath.Abs(o.root)
+	}
+	return err
+}
+
 // keeper wires a Keeper to this machine and the namespace that the process is
 // in.
 func (o *keeping) keeper(env *Env) (*tune.Keeper, error) {
+	if err := o.absolute(); err != nil {
+		return nil, err
+	}
 	boot, err := deadman.BootID()
 	if err != nil {
 		return nil, err

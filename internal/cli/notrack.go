@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,9 +53,7 @@ code is 1 unless it is proven.`,
 	fs.Uint16Var(&o.port, "dport", 0, "port of the service")
 	fs.StringSliceVar(&o.to, "to", nil, "addresses of servers that this machine asks")
 	fs.BoolVar(&o.install, "install", false, "install the rules if proven")
-	fs.DurationVar(&o.trial, "trial", 10*time.Minute, "how long to wait for a confirmation")
-	fs.BoolVar(&o.now, "now", false, "no trial")
-	fs.BoolVarP(&o.yes, "yes", "y", false, "ask nothing")
+	o.registerTrial(c)
 	o.keeping.register(env, fs)
 	o.out.register(fs, "text", "json", "nft", "iptables")
 	return c
@@ -65,6 +62,9 @@ code is 1 unless it is proven.`,
 func (o *notrackFlags) run(ctx context.Context, env *Env) error {
 	format, err := o.out.choice()
 	if err != nil {
+		return err
+	}
+	if err := o.checkTrial(); err != nil {
 		return err
 	}
 	specs, err := o.specs()
@@ -265,7 +265,7 @@ func (o *notrackFlags) installRules(ctx context.Context, env *Env, specs []notra
 	if err := (ownrules.Table{}).Check(value); err != nil {
 		return explainNFT(err)
 	}
-	if err := o.agree(env); err != nil {
+	if err := o.agree(ctx, env); err != nil {
 		return err
 	}
 	p := &tune.Plan{Items: []tune.Item{{Key: notrack.Key, To: value}}}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ctwarden/ctwarden/internal/journal"
+	"github.com/ctwarden/ctwarden/internal/kernel/deadman"
 	"github.com/ctwarden/ctwarden/internal/tune"
 )
 
@@ -25,6 +26,7 @@ times the fullest table: it is held, and lowered by itself when it has drained.`
 			if err != nil {
 				return err
 			}
+			deadman.OutliveReaders()
 			op, err := k.Revert(cmd.Context(), first(args), "asked for")
 			if errors.Is(err, tune.ErrNothing) && first(args) == "" {
 				fmt.Fprintln(env.Stdout, "Nothing is in force that could be taken back.")

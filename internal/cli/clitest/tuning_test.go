@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,7 +31,10 @@ const asProgram = "CTWARDEN_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
-		os.Exit(cli.Run(context.Background(), cli.NewEnv()))
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		code := cli.Run(ctx, cli.NewEnv())
+		stop()
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

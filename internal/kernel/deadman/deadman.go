@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -212,6 +213,11 @@ func run(name string, args ...string) error {
 	}
 	return nil
 }
+
+// OutliveReaders lets this process go on where the reader of what it says has
+// gone, as in "2>&1 | head -1": half a change would be worse than words that
+// nobody hears. Call it before the first write.
+func OutliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // Boottime is CLOCK_BOOTTIME: time since the boot, time asleep included.
 func Boottime() time.Duration {
