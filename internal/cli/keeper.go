@@ -71,7 +71,8 @@ func (o *keeping) keeper(env *Env) (*tune.Keeper, error) {
 		Files:    disk.Files{FS: disk.OS{Root: o.root}},
 		Deadman:  deadman.Deadman{Dir: o.stateDir, Args: o.guardArgs},
 		Boot:     boot, Netns: inode, Boottime: deadman.Boottime, HighestCount: highestCount, Available: available,
-		Say: say, NoFiles: o.noFiles(inode), NoUnits: noUnits(),
+		HeadsInPage: sysctl.HeadsInPage(),
+		Say:         say, NoFiles: o.noFiles(inode), NoUnits: noUnits(),
 	}, nil
 }
 

@@ -102,10 +102,10 @@ func (k *Keeper) checkItem(it Item) (*journal.Setting, error) {
 		}
 		return nil, err
 	}
-	if sameValue(it.Key, it.To, live) {
+	if k.sameValue(it.Key, it.To, live) {
 		return nil, nil
 	}
-	if it.From != "" && !sameValue(it.Key, it.From, live) {
+	if it.From != "" && !k.sameValue(it.Key, it.From, live) {
 		return nil, fmt.Errorf("%s is %s, the plan was made for %s: %w", it.Key, live, it.From, ErrStale)
 	}
 	ok, err := k.Settings.Writable(it.Key)
@@ -222,7 +222,7 @@ func (k *Keeper) writeAll(tx *journal.Tx, op *journal.Op) error {
 	for _, s := range slices.Clone(op.Settings) {
 		if live, err := k.Settings.Read(s.Key); err != nil {
 			return err
-		} else if !sameValue(s.Key, s.Before, live) {
+		} else if !k.sameValue(s.Key, s.Before, live) {
 			return fmt.Errorf("%s became %s meanwhile: %w", s.Key, live, ErrStale)
 		}
 		got, err := k.Settings.Write(s.Key, s.After)
@@ -240,7 +240,7 @@ func (k *Keeper) verifyAll(tx *journal.Tx, op *journal.Op) error {
 		if err != nil {
 			return err
 		}
-		if !sameValue(s.Key, s.After, live) {
+		if !k.sameValue(s.Key, s.After, live) {
 			return fmt.Errorf("%s reads %s right after %s was written: somebody else writes it too", s.Key, live, s.After)
 		}
 	}

@@ -80,7 +80,7 @@ func (k *Keeper) confirmable(o *journal.Op) error {
 		if err != nil {
 			return err
 		}
-		if !sameValue(s.Key, s.After, live) {
+		if !k.sameValue(s.Key, s.After, live) {
 			return fmt.Errorf("%s is %s, not %s: somebody else has written it; revert the rest or plan again: %w", s.Key, live, s.After, ErrStale)
 		}
 	}

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,9 @@ type Keeper struct {
 	// Available is the memory that could still be had, in bytes; nil or 0 if it
 	// is unknown.
 	Available func() int64
+	// HeadsInPage is how many buckets fit a page of memory: the kernel rounds
+	// their number up to a multiple of it. 512 if 0.
+	HeadsInPage int64
 	// Say hears what was done, a line each; may be nil.
 	Say func(format string, args ...any)
 	// NoFiles says why no file can bring settings back here, "" if files can:
@@ -97,9 +101,12 @@ func (k *Keeper) safeMax() int64 {
 	return (n*marginCount + 99) / 100
 }
 
+// defaultHeads is for pages of 4 KiB on a 64-bit machine.
+const defaultHeads = 512
+
 // sameValue reports whether live is what the kernel makes of want: buckets are
-// rounded up to whole pages of heads, at most 8192 with pages of 64 KiB.
-func sameValue(key, want, live string) bool {
+// rounded up to whole pages of heads.
+func (k *Keeper) sameValue(key, want, live string) bool {
 	want, live = strings.TrimSpace(want), strings.TrimSpace(live)
 	if want == live {
 		return true
@@ -110,7 +117,8 @@ func sameValue(key, want, live string) bool {
 		return false
 	}
 	if key == KeyBuckets || key == KeyHashsize {
-		return l >= w && l-w < 8192 && l%512 == 0
+		heads := cmp.Or(k.HeadsInPage, defaultHeads)
+		return l >= w && l-w < heads && l%heads == 0
 	}
 	return l == w
 }

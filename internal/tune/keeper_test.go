@@ -809,3 +809,28 @@ func TestEarlyRevert(t *testing.T) {
 		})
 	}
 }
+
+// TestFewBuckets: only the kernel's rounding passes for the same number. On a
+// small machine the old and the new number lie close together.
+func TestFewBuckets(t *testing.T) {
+	b := newBox(t)
+	b.settings[KeyBuckets] = "1024"
+	p := &Plan{Items: []Item{{Key: KeyBuckets, From: "1024", To: "8192"}}}
+	if _, err := b.keeper().Apply(t.Context(), p, ApplyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	op, err := b.keeper().Revert(t.Context(), "", "asked for")
+	if err != nil || b.settings[KeyBuckets] != "1024" {
+		t.Errorf("%s buckets after a revert that is %s: %v", b.settings[KeyBuckets], op.State, err)
+	}
+	b.settings[KeyBuckets] = "8192"
+	p = &Plan{Items: []Item{{Key: KeyBuckets, To: "4096"}}}
+	if _, err := b.keeper().Apply(t.Context(), p, ApplyOptions{}); err != nil || b.settings[KeyBuckets] != "4096" {
+		t.Errorf("%s buckets, asked for 4096: %v", b.settings[KeyBuckets], err)
+	}
+	b.onWrite = func(string) { b.settings[KeyBuckets] = "5120" } // 5000 in whole pages
+	p = &Plan{Items: []Item{{Key: KeyBuckets, To: "5000"}}}
+	if _, err := b.keeper().Apply(t.Context(), p, ApplyOptions{Trial: time.Hour}); err != nil {
+		t.Errorf("a rounded number is refused: %v", err)
+	}
+}

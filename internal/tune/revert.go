@@ -155,9 +155,9 @@ func (k *Keeper) revertOne(s journal.Setting, held bool) (journal.State, string,
 		return "", "", err
 	}
 	switch {
-	case sameValue(s.Key, s.Before, live):
+	case k.sameValue(s.Key, s.Before, live):
 		return journal.Reverted, "", nil
-	case !sameValue(s.Key, s.After, live):
+	case !k.sameValue(s.Key, s.After, live):
 		return journal.Foreign, fmt.Sprintf("somebody else has set it to %s; left as it is", live), nil
 	case s.Key == KeyMax && lowersMax(live, s.Before):
 		if least := k.safeMax(); !atLeast(s.Before, least) {
@@ -169,7 +169,7 @@ func (k *Keeper) revertOne(s journal.Setting, held bool) (journal.State, string,
 	_, err = k.Settings.Write(s.Key, s.Before)
 	live, readErr := k.Settings.Read(s.Key)
 	switch {
-	case readErr == nil && !sameValue(s.Key, s.Before, live) && !sameValue(s.Key, s.After, live):
+	case readErr == nil && !k.sameValue(s.Key, s.Before, live) && !k.sameValue(s.Key, s.After, live):
 		return journal.Foreign, fmt.Sprintf("somebody else has set it to %s as it was taken back; left as it is", live), nil
 	case err != nil:
 		return "", "", fmt.Errorf("write %s back: %w", s.Key, err)

@@ -127,7 +127,7 @@ func (k *Keeper) compare(key *StandKey) {
 	}
 	key.Live = live
 	inForce := key.State == journal.Verified || key.State == journal.Confirmed
-	key.Drifted = inForce && !sameValue(key.Key, key.After, live)
+	key.Drifted = inForce && !k.sameValue(key.Key, key.After, live)
 }
 
 func (k *Keeper) means(o *journal.Op, s *Standing) string {

@@ -79,10 +79,10 @@ func (k *Keeper) verifyOne(it Item, kept map[string]string, boot Boot) Verified 
 		fault("not there now: %v", err)
 	case live == "" && it.To != "":
 		fault("it is gone now")
-	case !sameValue(it.Key, it.To, live):
+	case !k.sameValue(it.Key, it.To, live):
 		fault("it is %s now", live)
 	}
-	if !sameValue(it.Key, it.To, r.File) {
+	if !k.sameValue(it.Key, it.To, r.File) {
 		fault("no file of ours keeps it")
 	}
 	switch {
@@ -98,7 +98,7 @@ func (k *Keeper) verifyOne(it Item, kept map[string]string, boot Boot) Verified 
 		fault("the next boot does not load the rules: %s", r.From)
 	case r.AtBoot == "":
 		fault("the next boot gives the kernel's default (%s)", r.From)
-	case !sameValue(it.Key, it.To, r.AtBoot):
+	case !k.sameValue(it.Key, it.To, r.AtBoot):
 		fault("the next boot gives %s (%s)", r.AtBoot, r.From)
 	}
 	return r

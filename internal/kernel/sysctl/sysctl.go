@@ -161,9 +161,12 @@ func taken(name, want, got string) bool {
 	return w == g || Canonical(name) == Buckets && g == roundBuckets(w)
 }
 
+// HeadsInPage is how many buckets fit a page of memory.
+func HeadsInPage() int64 { return int64(os.Getpagesize()) / (strconv.IntSize / 8) }
+
 // roundBuckets does what nf_ct_alloc_hashtable does: whole pages of list heads.
 func roundBuckets(n int64) int64 {
-	heads := int64(os.Getpagesize()) / (strconv.IntSize / 8)
+	heads := HeadsInPage()
 	return (n + heads - 1) / heads * heads
 }
 
