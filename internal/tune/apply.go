@@ -131,7 +131,9 @@ func (k *Keeper) checkItem(it Item) (*journal.Setting, error) {
 const fullEntryBytes = fallbackObject + extensionBytes
 
 // affordable refuses sizes that this machine has no memory for: a plan may have
-// been made for another. What is lowered is always affordable.
+// been made for another. A plan made here takes at most half of what is available,
+// at the present size of an entry, which extensions can make half as large again:
+// so the bound is above three quarters. What is lowered is always affordable.
 func (k *Keeper) affordable(it Item, live string) error {
 	var each int64
 	switch it.Key {
@@ -153,7 +155,7 @@ func (k *Keeper) affordable(it Item, live string) error {
 	if it.Key == KeyMax && now == 0 {
 		return nil // no limit is the dearest of all
 	}
-	if more := (to - now) * each; more > k.Available()/2 {
+	if more := (to - now) * each; more > k.Available()/5*4 {
 		return fmt.Errorf("%s = %s would take up to %s more: %w, %s", it.Key, it.To, byteSize(more), ErrMemory, byteSize(k.Available()))
 	}
 	return nil

@@ -83,7 +83,7 @@ var (
 	ErrOnTrial   = errors.New("another trial is running")
 	ErrNotHere   = errors.New("it was made in another network namespace")
 	ErrNothing   = errors.New("nothing to do")
-	ErrMemory    = errors.New("more than half of the memory that is available")
+	ErrMemory    = errors.New("more than four fifths of the memory that is available")
 	ErrHostsOnly = errors.New("the setting belongs to the host and cannot be written from this namespace")
 )
 

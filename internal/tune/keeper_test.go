@@ -561,10 +561,11 @@ func TestNoMemoryForThePlan(t *testing.T) {
 		want    error
 	}{
 		{KeyMax, "1048576", nil},
-		{KeyMax, "2000000", ErrMemory},
+		{KeyMax, "2000000", nil},
+		{KeyMax, "3000000", ErrMemory},
 		{KeyMax, "60000", nil},
 		{KeyBuckets, "134217728", ErrMemory},
-		{KeyBuckets, "16777216", nil},
+		{KeyBuckets, "67108864", nil},
 	} {
 		b := newBox(t)
 		k := b.keeper()
