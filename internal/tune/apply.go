@@ -40,7 +40,7 @@ func (k *Keeper) Apply(ctx context.Context, p *Plan, o ApplyOptions) (id string,
 		return "", fmt.Errorf("the plan: %w (%d, this is %d)", ErrNotHere, n, k.Netns)
 	}
 	err = k.do(ctx, func(tx *journal.Tx) error {
-		if t := trialOf(tx.Log(), k.Netns); t != nil {
+		if t := k.trialOf(tx.Log()); t != nil {
 			return fmt.Errorf("%w: %s", ErrOnTrial, t.ID)
 		}
 		settings, err := k.check(p)
@@ -56,11 +56,11 @@ func (k *Keeper) Apply(ctx context.Context, p *Plan, o ApplyOptions) (id string,
 	return id, err
 }
 
-// trialOf finds an operation of a namespace that may still be undone: two at a
-// time could not be taken back in any order.
-func trialOf(log *journal.Log, netns uint64) *journal.Op {
+// trialOf finds an operation of this namespace that may still be undone: two at
+// a time could not be taken back in any order.
+func (k *Keeper) trialOf(log *journal.Log) *journal.Op {
 	for _, o := range log.Open() {
-		if len(o.Settings) > 0 && o.Netns == netns {
+		if len(o.Settings) > 0 && k.here(o) {
 			return o
 		}
 	}
@@ -167,8 +167,12 @@ func (k *Keeper) begin(tx *journal.Tx, settings []journal.Setting, o ApplyOption
 		op.Trial = &journal.Trial{Seconds: int64(o.Trial / time.Second),
 			DeadlineMillis: (k.Boottime() + o.Trial).Milliseconds()}
 	}
+	op.Data = map[string]string{}
 	if o.Baseline != nil {
 		op.Data = o.Baseline.data()
+	}
+	if k.NoFiles == "" {
+		op.Data[dataHome] = "1"
 	}
 	return tx.Begin(op)
 }

@@ -33,7 +33,7 @@ func (k *Keeper) Confirm(ctx context.Context, id string) (*journal.Op, error) {
 	var op *journal.Op
 	err := k.do(ctx, func(tx *journal.Tx) error {
 		if id == "" {
-			t := trialOf(tx.Log(), k.Netns)
+			t := k.trialOf(tx.Log())
 			if t == nil {
 				return fmt.Errorf("no trial is running: %w", ErrNothing)
 			}
@@ -124,7 +124,7 @@ func (k *Keeper) unkeep(log *journal.Log, o *journal.Op) error {
 		if earlier.ID == o.ID {
 			break
 		}
-		if earlier.State != journal.Confirmed || earlier.Netns != o.Netns {
+		if earlier.State != journal.Confirmed || !k.here(earlier) {
 			continue
 		}
 		for _, s := range earlier.Settings {

@@ -134,6 +134,19 @@ func lowersMax(now, to string) bool {
 	return t != 0 && (n == 0 || t < n)
 }
 
+// dataHome marks an operation of the namespace in which the system boots.
+const dataHome = "boot_netns"
+
+// here reports whether an operation is of the namespace of Settings. The number
+// of a namespace is good for one boot: after it, only the one in which the
+// system boots is known again, by whatever number another kernel gives it.
+func (k *Keeper) here(o *journal.Op) bool {
+	if o.Boot == k.Boot {
+		return o.Netns == k.Netns
+	}
+	return o.Data[dataHome] != "" && k.NoFiles == ""
+}
+
 // recover makes the machine whole after a crash: operations of an earlier boot
 // are void, one whose confirmation had begun is completed, and one that was
 // interrupted while it was being written is taken back.
@@ -144,14 +157,14 @@ func (k *Keeper) recover(tx *journal.Tx) error {
 			continue // an action on entries; its own command finishes it
 		}
 		switch {
+		case k.gone(o):
+			errs = append(errs, k.void(tx, o))
+		case !k.here(o):
 		case o.Data[dataConfirming] != "":
 			errs = append(errs, k.finishConfirm(tx, o))
-		case o.Data[dataReverting] != "" && o.Netns == k.Netns:
+		case o.Data[dataReverting] != "":
 			errs = append(errs, k.finishRevert(tx, o, "interrupted"))
 		case !o.State.Open():
-		case o.Boot != k.Boot:
-			errs = append(errs, k.void(tx, o))
-		case o.Netns != k.Netns:
 		case o.State == journal.Planned:
 			k.say("%s was interrupted while it was written; taking it back", o.ID)
 			errs = append(errs, k.revertOp(tx, o, nil, "interrupted"))
@@ -162,6 +175,18 @@ func (k *Keeper) recover(tx *journal.Tx) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// gone reports whether all that an operation did went with an earlier boot:
+// nothing of it is in a file, or half in one.
+func (k *Keeper) gone(o *journal.Op) bool {
+	if o.Boot == k.Boot || o.State.Final() {
+		return false
+	}
+	if o.Data[dataHome] == "" {
+		return true // and its namespace with it
+	}
+	return o.State.Open() && o.Data[dataConfirming] == "" && o.Data[dataReverting] != revertFiles
 }
 
 // void closes an operation of an earlier boot. It is never replayed.
@@ -205,7 +230,7 @@ func (k *Keeper) mine(tx *journal.Tx, id string) (*journal.Op, error) {
 	if o == nil {
 		return nil, fmt.Errorf("%q: %w", id, journal.ErrUnknown)
 	}
-	if o.Netns != k.Netns {
+	if !k.here(o) {
 		return nil, fmt.Errorf("%s: %w (%d, this is %d)", id, ErrNotHere, o.Netns, k.Netns)
 	}
 	return o, nil

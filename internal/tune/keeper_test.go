@@ -835,3 +835,74 @@ func TestFewBuckets(t *testing.T) {
 		t.Errorf("a rounded number is refused: %v", err)
 	}
 }
+
+// TestNumbersOfNamespacesChange: after a restart, with another kernel perhaps,
+// the namespace in which the system boots has another number and is the same,
+// and a container has the number of an earlier one and is another.
+func TestNumbersOfNamespacesChange(t *testing.T) {
+	b := newBox(t)
+	b.apply(0)
+	b.settings, b.boot, b.now = maps.Clone(oldValues), "boot-2", time.Minute
+	loadFile(b)
+	k := b.keeper()
+	k.Netns = 9
+	b.settings[keyTimeWait] = "60"
+	if st, err := k.Status(nil); err != nil || len(st.Operations) != 1 || !st.Operations[0].Drifted {
+		t.Errorf("%+v, %v", st, err)
+	}
+	b.settings[keyTimeWait] = "30"
+	if op, err := k.Revert(t.Context(), "", "asked for"); err != nil || op.State != journal.Reverted || !maps.Equal(b.settings, oldValues) {
+		t.Errorf("%+v, %v, %v", op, err, b.settings)
+	}
+	if text, ok := b.disk.Files()[SysctlPath]; ok {
+		t.Errorf("the file is still there:\n%s", text)
+	}
+
+	b = newBox(t)
+	inside := func() *Keeper {
+		k := b.keeper()
+		k.NoFiles = "a container"
+		return k
+	}
+	p := &Plan{Items: []Item{{Key: keyTimeWait, To: "30"}}}
+	if _, err := inside().Apply(t.Context(), p, ApplyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.settings, b.boot = maps.Clone(newValues), "boot-2"
+	if st, err := inside().Status(nil); err != nil || len(st.Operations) != 1 || !strings.Contains(st.Operations[0].Means, "restarted") {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if op, err := inside().Revert(t.Context(), "", "asked for"); !errors.Is(err, ErrNothing) || !maps.Equal(b.settings, newValues) {
+		t.Errorf("%+v, %v, %v", op, err, b.settings)
+	}
+}
+
+// TestConfirmIsFinishedAtHome: what a killed confirmation left is not finished
+// from where no file can be written.
+func TestConfirmIsFinishedAtHome(t *testing.T) {
+	b := newBox(t)
+	b.apply(time.Minute)
+	b.disk.Calls, b.disk.DieAt = nil, 5 // the announcement is durable, the files are not
+	if op, err := b.keeper().Confirm(t.Context(), ""); err == nil || b.op0().Data[dataConfirming] == "" {
+		t.Fatalf("%+v, %v, %q", op, err, b.disk.Calls)
+	}
+	k := b.keeper()
+	k.Netns, k.NoFiles = 8, "a container"
+	if op, err := k.Revert(t.Context(), "", "asked for"); !errors.Is(err, ErrNothing) {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if op := b.op0(); op.State != journal.Verified {
+		t.Errorf("it is %s, and no file is written", op.State)
+	}
+}
+
+// op0 restarts the machine and returns the first operation.
+func (b *box) op0() *journal.Op {
+	b.t.Helper()
+	b.disk.Restart(false)
+	log, err := b.keeper().Journal.Read()
+	if err != nil || len(log.Ops) == 0 {
+		b.t.Fatal(log, err)
+	}
+	return log.Ops[0]
+}

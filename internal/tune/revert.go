@@ -91,7 +91,7 @@ func (k *Keeper) finishLater(o *journal.Op) {
 // still stands.
 func (k *Keeper) newest(log *journal.Log) string {
 	for _, o := range slices.Backward(log.Ops) {
-		if len(o.Settings) > 0 && o.Netns == k.Netns && !o.State.Final() {
+		if len(o.Settings) > 0 && k.here(o) && !o.State.Final() {
 			return o.ID
 		}
 	}

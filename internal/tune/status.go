@@ -89,7 +89,7 @@ func (k *Keeper) Status(who Owners) (*Status, error) {
 
 func (k *Keeper) standing(o *journal.Op, who Owners) Standing {
 	s := Standing{ID: o.ID, Time: o.Time, Actor: o.Actor, Why: o.Why, Netns: o.Netns, State: o.State}
-	here := o.Netns == k.Netns
+	here := k.here(o)
 	for _, x := range o.Settings {
 		key := StandKey{Key: x.Key, Before: x.Before, After: x.After, State: x.State, Note: x.Note}
 		if here && (o.State.Open() || o.State == journal.Confirmed) {
@@ -132,14 +132,14 @@ func (k *Keeper) compare(key *StandKey) {
 
 func (k *Keeper) means(o *journal.Op, s *Standing) string {
 	switch {
-	case o.Netns != k.Netns && o.State.Open():
+	case k.gone(o):
+		return "void: the machine was restarted since"
+	case !k.here(o) && !o.State.Final():
 		return "in another network namespace"
 	case o.State == journal.Confirmed:
 		return "kept"
 	case !o.State.Open():
 		return o.Note
-	case o.Boot != k.Boot:
-		return "void: the machine was restarted since"
 	case len(o.Settings) == 0:
 		return "an action on entries under way, or interrupted"
 	case o.State == journal.Planned || o.State == journal.Written:
