@@ -118,8 +118,17 @@ func newRoot(env *Env) *cobra.Command {
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(flagError)
 	for _, c := range registry() {
 		root.AddCommand(c(env))
 	}
 	return root
+}
+
+// flagError advises on a flag that a command does not have.
+func flagError(cmd *cobra.Command, err error) error {
+	if err.Error() == "unknown flag: --netns" {
+		return &HintError{err, fmt.Sprintf("%[1]s works where it runs: `ip netns exec NAME %[1]s` or, for a container, `nsenter -t PID -n %[1]s`", cmd.CommandPath())}
+	}
+	return &HintError{err, fmt.Sprintf("`%s --help` lists its flags", cmd.CommandPath())}
 }
