@@ -130,7 +130,13 @@ func (j *Journal) begin() (*Tx, error) {
 	if log.Damaged > 0 {
 		j.opt.Warn(fmt.Sprintf("journal %q: %d damaged lines passed over", j.path(), log.Damaged))
 	}
-	return tx, tx.heal()
+	if err := tx.heal(); err != nil {
+		// What needs no record can be done all the same: a trial is taken back
+		// on a disk that has become read-only, too.
+		j.opt.Warn(err.Error())
+		tx.broken = err
+	}
+	return tx, nil
 }
 
 // Begin records an operation about to start; see [Tx.Begin].
@@ -313,7 +319,8 @@ func (tx *Tx) shorten() {
 }
 
 // compact rewrites the journal with every open operation and the newest
-// finished ones that fit in half the limit, each as one record.
+// finished ones that fit in half the limit, each as one record. Settings that
+// are kept can still be taken back: they have half of the rest for themselves.
 func (tx *Tx) compact() error {
 	var keep [][]byte
 	var size int64
@@ -323,7 +330,11 @@ func (tx *Tx) compact() error {
 		if err != nil {
 			return err
 		}
-		if !o.State.Open() && size+int64(len(b)) > tx.j.opt.MaxBytes/2 {
+		limit := tx.j.opt.MaxBytes / 2
+		if len(o.Settings) > 0 && !o.State.Final() {
+			limit += limit / 2
+		}
+		if !o.State.Open() && size+int64(len(b)) > limit {
 			dropped[o.ID] = true
 			continue
 		}

@@ -251,6 +251,31 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// TestKeptSettingsStay: what can still be taken back is not crowded out by a
+// year of evictions.
+func TestKeptSettingsStay(t *testing.T) {
+	j := New(&disktest.Mem{}, dir, Options{Now: fixedNow, MaxBytes: 10_000})
+	kept, err := j.Begin(t.Context(), maxOp())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Mark(t.Context(), kept, Change{State: Confirmed}); err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		id, err := j.Begin(t.Context(), Op{Actor: "guard", Entries: &Entries{Action: "delete", Filter: "x"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Mark(t.Context(), id, Change{State: Confirmed}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if log, err := j.Read(); err != nil || log.Op(kept) == nil || len(log.Op(kept).Settings) == 0 {
+		t.Errorf("what was kept is forgotten among %d operations: %v", len(log.Ops), err)
+	}
+}
+
 func TestLaterFormatIsLeftAlone(t *testing.T) {
 	fs := &disktest.Mem{}
 	j := onDisk(fs)

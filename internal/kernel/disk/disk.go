@@ -46,6 +46,12 @@ type File interface {
 // ErrLocked is returned by Lock while somebody else holds the lock.
 var ErrLocked = errors.New("locked by another process")
 
+// Errors of a disk on which callers decide.
+var (
+	ErrReadOnly error = unix.EROFS
+	ErrFull     error = unix.ENOSPC
+)
+
 // OS is the machine's file system. A Root other than "" is put before every
 // path, so that a command can be run against a tree of its own.
 type OS struct{ Root string }
@@ -129,10 +135,14 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Lock takes a flock(2), which the kernel releases when the process dies.
+// Lock takes a flock(2), which the kernel releases when the process dies. Of a
+// file system that has become read-only since, a lock can be had, too.
 func (o OS) Lock(path string) (io.Closer, error) {
 	path = o.path(path)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, ErrReadOnly) {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
