@@ -59,10 +59,25 @@ func (e *evictor) carryOut(ctx context.Context) error {
 	counts := map[string]uint64{"changed": uint64(res.Done()), "refused": uint64(res.Refused)}
 	// The deed is done whatever becomes of the context.
 	err = j.Mark(context.WithoutCancel(ctx), id, journal.Change{State: state, Counts: counts})
-	if err = errors.Join(runErr, err); err != nil || e.soft == 0 {
-		return err
+	if err = errors.Join(e.stopped(ctx, runErr), err); err != nil {
+		return errors.Join(e.finish(true), err)
+	}
+	if e.soft == 0 {
+		return nil
 	}
 	return e.await(ctx, j, time.Duration(res.LongestSeconds)*time.Second)
+}
+
+// stopped says how far a run came that did not end by itself.
+func (e *evictor) stopped(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	err = fmt.Errorf("interrupted after %d of %d entries", e.report.Changed, e.count())
+	if e.soft == 0 {
+		return err
+	}
+	return &HintError{err, "to take it back: ctwarden evict --undo " + e.report.ID}
 }
 
 // record writes the journal and, before it, the tuples and timeouts as they
@@ -93,19 +108,37 @@ func (e *evictor) record(ctx context.Context, j *journal.Journal, o evict.Option
 	return id, err
 }
 
-// closeRunDown ends soft evictions whose timeouts ran down long ago and whose
-// command did not stay to see it.
+// closeRunDown ends evictions whose timeouts ran down long ago, or whose
+// command did not stay to say how they ended.
 func (e *evictor) closeRunDown(tx *journal.Tx) error {
 	for _, op := range tx.Log().Open() {
-		soft, err := strconv.ParseInt(op.Data[dataSoft], 10, 64)
-		if err != nil || op.Actor != "evict" || e.env.Now().Sub(op.Time) < time.Duration(soft)*time.Second+time.Hour {
+		c, ok := e.ranDown(op)
+		if !ok {
 			continue
 		}
-		if err := tx.Mark(op.ID, journal.Change{State: journal.Confirmed, Note: "ran down"}); err != nil {
+		if err := tx.Mark(op.ID, c); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ranDown says how an open eviction is to be closed, if nobody will do it any
+// more.
+func (e *evictor) ranDown(op *journal.Op) (journal.Change, bool) {
+	soft, err := strconv.ParseInt(op.Data[dataSoft], 10, 64)
+	late := e.env.Now().Sub(op.Time) >= time.Duration(soft)*time.Second+time.Hour
+	switch {
+	case op.Actor != "evict":
+		return journal.Change{}, false
+	case op.Boot != bootID():
+		return journal.Change{State: journal.Void, Note: "the machine was restarted"}, true
+	case !late:
+		return journal.Change{}, false
+	case err != nil:
+		return journal.Change{State: journal.Confirmed, Note: "interrupted; how far it came is not known"}, true
+	}
+	return journal.Change{State: journal.Confirmed, Note: "ran down"}, true
 }
 
 // await waits until the shortened timeouts have run down, has the kernel
@@ -123,8 +156,13 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Du
 	if err != nil {
 		return err
 	}
+	err = j.Mark(ctx, e.report.ID, journal.Change{State: journal.Confirmed, Counts: map[string]uint64{"survived": survived}})
+	if errors.Is(err, journal.ErrFinal) {
+		e.say("It was taken back meanwhile.\n")
+		return nil
+	}
 	e.report.Survived = &survived
-	return j.Mark(ctx, e.report.ID, journal.Change{State: journal.Confirmed, Counts: map[string]uint64{"survived": survived}})
+	return err
 }
 
 // askingCost is how many entries of a dump cost as much as asking for one.

@@ -81,6 +81,11 @@ func (o *notrackFlags) run(ctx context.Context, env *Env) error {
 	if !o.install {
 		return nil
 	}
+	if format != "text" {
+		words := *env
+		words.Stdout = env.Stderr // the judgement alone is for a program
+		env = &words
+	}
 	return o.installRules(ctx, env, specs)
 }
 

@@ -183,7 +183,7 @@ func (k *Keeper) gone(o *journal.Op) bool {
 	if o.Boot == k.Boot || o.State.Final() {
 		return false
 	}
-	if o.Data[dataHome] == "" {
+	if o.Data[dataHome] == "" && len(o.Settings) > 0 {
 		return true // and its namespace with it
 	}
 	return o.State.Open() && o.Data[dataConfirming] == "" && o.Data[dataReverting] != revertFiles

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -136,6 +137,8 @@ func (k *Keeper) means(o *journal.Op, s *Standing) string {
 		return "void: the machine was restarted since"
 	case !k.here(o) && !o.State.Final():
 		return "in another network namespace"
+	case o.State == journal.Confirmed && len(o.Settings) == 0:
+		return cmp.Or(o.Note, "done")
 	case o.State == journal.Confirmed:
 		return "kept"
 	case !o.State.Open():

@@ -1,6 +1,7 @@
 package clitest
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"strings"
@@ -47,6 +48,18 @@ func TestNotrackOnTrial(t *testing.T) {
 	ask()
 	if n := p.Server.Count(); n < 45 {
 		t.Errorf("%d entries after the trial", n)
+	}
+}
+
+// TestNotrackInstalledByAProgram: the document is all that stdout holds.
+func TestNotrackInstalledByAProgram(t *testing.T) {
+	lab.Require(t, "nft")
+	p := lab.Server(t)
+	p.Server.ServeDNS(53)
+	b := newBench(t, p.Server)
+	out, err := b.command("notrack", "--dport", "53", "--install", "--yes", "--trial", "1m", "--json").Output()
+	if err != nil || !json.Valid(out) || b.last().State != journal.Verified {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 
