@@ -98,7 +98,11 @@ func Run(ctx context.Context, env *Env) int {
 			return code
 		}
 	}
-	fmt.Fprintf(env.Stderr, "ctwarden: %s\n", strings.TrimSpace(err.Error()))
+	said := strings.TrimSpace(err.Error())
+	if err == context.Canceled && ctx.Err() != nil { //nolint:errorlint // wrapped, it tells more
+		said = "interrupted"
+	}
+	fmt.Fprintf(env.Stderr, "ctwarden: %s\n", said)
 	var hint *HintError
 	if errors.As(err, &hint) {
 		fmt.Fprintf(env.Stderr, "hint: %s\n", hint.Hint)

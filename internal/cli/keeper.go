@@ -192,8 +192,8 @@ func explainKeeper(err error) error {
 		{journal.ErrNewer, "use that version to finish what it began"},
 		{journal.ErrUnknown, "`ctwarden status` lists the operations"},
 		{fs.ErrPermission, "run it as root"},
-		{disk.ErrReadOnly, "where that file lies nothing can be written; for the journal, --state-dir names another place, as /run/ctwarden"},
-		{disk.ErrFull, "make room on that disk; for the journal, --state-dir names another place, as /run/ctwarden"},
+		{disk.ErrReadOnly, "where that file lies nothing can be written; for the journal, --state-dir names another place"},
+		{disk.ErrFull, "make room on that disk; for the journal, --state-dir names another place"},
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.is) {

@@ -119,6 +119,9 @@ func (d Deadman) start(program, id string) (pid int, err error) {
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: programs may not run there (mounted noexec?); --state-dir names another place", err)
+	}
 	if err := errors.Join(err, w.Close()); err != nil {
 		return 0, fmt.Errorf("start guard: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -29,6 +31,19 @@ func TestArmRefusesAGuardThatIsNotReady(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(d.Dir, "guard-*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestWhereNoProgramRuns: /run is mounted so on many machines.
+func TestWhereNoProgramRuns(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		t.Skip("mount: ", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	d := Deadman{Dir: dir, Args: func(string) []string { return nil }}
+	if name, err := d.Arm("20260301-120000", Boottime()+time.Hour); err == nil || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("armed as %q, %v", name, err)
 	}
 }
 

@@ -68,18 +68,29 @@ func (Table) Check(value string) error {
 func nft(input string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nft", args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	program, err := find("nft")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = []string{"LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(input)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", ErrNoNFT
-	}
-	if err != nil {
+	if err := cmd.Run(); err != nil {
 		text := said.String()
 		return "", fmt.Errorf("nft: %w: %s", err, strings.TrimSpace(text[:min(len(text), 500)]))
 	}
 	return out.String(), nil
+}
+
+// find looks for a program of the administrator's also where the PATH of cron
+// and of a plain su does not lead.
+func find(name string) (string, error) {
+	for _, name := range []string{name, "/usr/sbin/" + name, "/sbin/" + name, "/usr/local/sbin/" + name} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", ErrNoNFT
 }

@@ -150,8 +150,13 @@ func (x *Index) AddSSH(env string) {
 	remote, err := netip.ParseAddrPort(joinPort(f[0], f[1]))
 	local, err2 := netip.ParseAddrPort(joinPort(f[2], f[3]))
 	if err == nil && err2 == nil {
-		x.ssh[pairKey{ct.TCP, local, remote}] = true
+		x.ssh[pairKey{ct.TCP, plain(local), plain(remote)}] = true
 	}
+}
+
+// plain is an address as entries of the table have it: without a zone.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().WithZone("").Unmap(), a.Port())
 }
 
 func joinPort(host, port string) string {
