@@ -44,6 +44,7 @@ var provoked = []struct {
 		p.Server.Fill(lab.Class{Count: 500, Proto: ct.UDP, Status: ct.StatusSeenReply, Port: 53, Targets: netip.PrefixFrom(p.Server.Addr4, 32)})
 	}},
 	{"entries-pinned", pin},
+	{"insert-race", race},
 	{"syn-backlog-overflow", overflow},
 }
 
@@ -81,6 +82,54 @@ func pin(t *testing.T, p *lab.Pair) {
 	if _, err := p.Server.TryExec("conntrack", "-D", "-p", "udp"); err != nil {
 		t.Logf("conntrack -D: %v", err) // it fails where the event is not delivered
 	}
+}
+
+// race has connections begin with two SYNs under way at once: the first is held
+// before it is confirmed until TCP has sent it again, and each is sent to a port
+// of its own, so that the second to be confirmed cannot be merged. The second ones
+// go on one after the other, during the check.
+func race(t *testing.T, p *lab.Pair) {
+	t.Helper()
+	const pairs = 300
+	p.Server.NFT("table ip raced {\n chain pre {\n type nat hook prerouting priority dstnat\n" +
+		" tcp dport 5353 dnat to " + p.Server.Addr4.String() + ":8000-8999 fully-random\n }\n" +
+		// A reset would end the entry of the first.
+		" chain out {\n type filter hook output priority -300\n tcp flags rst drop\n }\n}\n")
+	if err := p.Server.TryNFT("table ip held {\n chain in {\n type filter hook input priority -150\n tcp dport 8000-8999 queue num 0\n }\n}\n"); err != nil {
+		p.Server.Exec("iptables-legacy", "-t", "mangle", "-A", "INPUT", "-p", "tcp", "--dport", "8000:8999", "-j", "NFQUEUE", "--queue-num", "0")
+	}
+	q, err := lab.OpenQueue(p.Server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	var wg sync.WaitGroup
+	t.Cleanup(func() { cancel(); wg.Wait(); q.Close() })
+	for range pairs {
+		wg.Go(func() {
+			_ = p.Client.Do(func() error {
+				c, err := new(net.Dialer).DialContext(ctx, "tcp4", netip.AddrPortFrom(p.Server.Addr4, 5353).String())
+				if err == nil {
+					c.Close()
+				}
+				return nil
+			})
+		})
+	}
+	ids, err := q.Wait(2 * pairs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() {
+		for n, id := range ids {
+			if ctx.Err() != nil || q.Accept(id) != nil {
+				return
+			}
+			if n >= pairs {
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	})
 }
 
 // overflow connects to a listener that accepts nobody, during the check.

@@ -60,11 +60,11 @@ func compareClashes(t *testing.T, e sim.Era, hold func(*Rig)) {
 }
 `)
 	hold(rig)
-	q, err := openQueue(rig.tracker)
+	q, err := lab.OpenQueue(rig.tracker)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { q.conn.Close() })
+	t.Cleanup(func() { q.Close() })
 	for n, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			rig.t = t
@@ -85,7 +85,7 @@ func (c *clashCase) packets(n int) (list [2]sim.Packet) {
 	return list
 }
 
-func (r *Rig) clash(q *queue, e sim.Era, n int, c clashCase) {
+func (r *Rig) clash(q *lab.Queue, e sim.Era, n int, c clashCase) {
 	t := r.t
 	r.empty()
 	before := r.counters()
@@ -107,7 +107,7 @@ func (r *Rig) clash(q *queue, e sim.Era, n int, c clashCase) {
 		if err := w.flush(); err != nil {
 			t.Fatal(err)
 		}
-		got, err := q.wait(1)
+		got, err := q.Wait(1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func (r *Rig) clash(q *queue, e sim.Era, n int, c clashCase) {
 	}
 	ports, arrived := [2]uint16{}, [2]bool{}
 	for _, i := range order {
-		if err := q.accept(ids[i]); err != nil {
+		if err := q.Accept(ids[i]); err != nil {
 			t.Fatal(err)
 		}
 		r.arrivals(func(m simtest.Mark, frame []byte) {

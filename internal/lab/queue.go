@@ -1,4 +1,4 @@
-package simdiff
+package lab
 
 import (
 	"encoding/binary"
@@ -7,13 +7,11 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/ctwarden/ctwarden/internal/lab"
 )
 
-// queue holds packets on their way through a host, between the first hook and
-// the last (nfnetlink_queue).
-type queue struct{ conn *netlink.Conn }
+// Queue holds packets on their way through a host, between the first hook and
+// the last (nfnetlink_queue), where a rule sends them to queue 0.
+type Queue struct{ conn *netlink.Conn }
 
 // Messages and attributes of linux/netfilter/nfnetlink_queue.h.
 const (
@@ -29,15 +27,19 @@ const (
 	queueVerdictAttr  = 2 // of a verdict: it and the packet's number
 )
 
-// openQueue binds queue 0 of a host.
-func openQueue(h *lab.Host) (*queue, error) {
-	q := &queue{}
+// OpenQueue binds queue 0 of a host.
+func OpenQueue(h *Host) (*Queue, error) {
+	q := &Queue{}
 	err := h.Do(func() (err error) {
 		q.conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open a queue of packets: %w", err)
+	}
+	if err := q.conn.SetReadBuffer(4 << 20); err != nil {
+		q.conn.Close()
+		return nil, err
 	}
 	for _, a := range []netlink.Attribute{
 		{Type: queueCommand, Data: []byte{queueBind, 0, 0, unix.AF_INET}},
@@ -58,9 +60,12 @@ func openQueue(h *lab.Host) (*queue, error) {
 	return q, nil
 }
 
-// wait returns the numbers of the next n packets, in the order in which they
+// Close lets go of the queue; the kernel drops what waits in it.
+func (q *Queue) Close() error { return q.conn.Close() }
+
+// Wait returns the numbers of the next n packets, in the order in which they
 // came.
-func (q *queue) wait(n int) (ids []uint32, err error) {
+func (q *Queue) Wait(n int) (ids []uint32, err error) {
 	if err := q.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return nil, err
 	}
@@ -87,8 +92,8 @@ func (q *queue) wait(n int) (ids []uint32, err error) {
 	return ids, nil
 }
 
-// accept lets a packet go on.
-func (q *queue) accept(id uint32) error {
+// Accept lets a packet go on.
+func (q *Queue) Accept(id uint32) error {
 	v := binary.BigEndian.AppendUint32(nil, 1) // NF_ACCEPT
 	b, err := netlink.MarshalAttributes([]netlink.Attribute{
 		{Type: queueVerdictAttr, Data: binary.BigEndian.AppendUint32(v, id)}})
