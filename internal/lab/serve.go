@@ -19,7 +19,8 @@ func (h *Host) ServeTCP(port uint16, handle func(net.Conn)) {
 	h.t.Helper()
 	var ln net.Listener
 	err := h.Do(func() (err error) {
-		ln, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		// Without keepalives, so that a silent connection is one.
+		ln, err = (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
 		return err
 	})
 	if err != nil {
