@@ -188,10 +188,12 @@ func explainKeeper(err error) error {
 		{tune.ErrMemory, "`ctwarden plan` makes a plan for the memory of this machine"},
 		{tune.ErrHostsOnly, "max and buckets can only be written in the host's initial network namespace, as root, and with /proc/sys writable"},
 		{tune.ErrNotHere, "enter that namespace first, as with `ip netns exec NAME` or `nsenter -n -t PID`"},
+		{tune.ErrEntries, "deleted entries cannot be brought back; `ctwarden evict --undo ID` gives shortened ones their timeouts back"},
 		{tune.ErrDeadman, "nothing was written; without a dead-man there is no trial. --now applies without one"},
 		{journal.ErrNewer, "use that version to finish what it began"},
 		{journal.ErrUnknown, "`ctwarden status` lists the operations"},
 		{fs.ErrPermission, "run it as root"},
+		{disk.ErrShared, "--state-dir must name a directory of its own, which is made if need be"},
 		{disk.ErrReadOnly, "where that file lies nothing can be written; for the journal, --state-dir names another place"},
 		{disk.ErrFull, "make room on that disk; for the journal, --state-dir names another place"},
 	}

@@ -84,6 +84,7 @@ var (
 	ErrNotHere   = errors.New("it was made in another network namespace")
 	ErrNothing   = errors.New("nothing to do")
 	ErrMemory    = errors.New("more than four fifths of the memory that is available")
+	ErrEntries   = errors.New("it acted on entries of the table, not on settings")
 	ErrHostsOnly = errors.New("the setting belongs to the host and cannot be written from this namespace")
 )
 
@@ -224,11 +225,14 @@ func (k *Keeper) do(ctx context.Context, f func(*journal.Tx) error) error {
 	})
 }
 
-// mine finds an operation that can be moved from this namespace.
+// mine finds an operation on settings that can be moved from this namespace.
 func (k *Keeper) mine(tx *journal.Tx, id string) (*journal.Op, error) {
 	o := tx.Log().Op(id)
 	if o == nil {
 		return nil, fmt.Errorf("%q: %w", id, journal.ErrUnknown)
+	}
+	if len(o.Settings) == 0 {
+		return nil, fmt.Errorf("%s: %w", id, ErrEntries)
 	}
 	if !k.here(o) {
 		return nil, fmt.Errorf("%s: %w (%d, this is %d)", id, ErrNotHere, o.Netns, k.Netns)

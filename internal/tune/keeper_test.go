@@ -906,3 +906,22 @@ func (b *box) op0() *journal.Op {
 	}
 	return log.Ops[0]
 }
+
+// TestEntriesAreNotReverted: an eviction is no change of settings, and its
+// record stays as it is.
+func TestEntriesAreNotReverted(t *testing.T) {
+	b := newBox(t)
+	id, err := b.keeper().Journal.Begin(t.Context(), journal.Op{Actor: "evict", Boot: b.boot, Netns: 7, Entries: &journal.Entries{Action: "delete"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.keeper().Journal.Mark(t.Context(), id, journal.Change{State: journal.Confirmed}); err != nil {
+		t.Fatal(err)
+	}
+	if op, err := b.keeper().Revert(t.Context(), id, "asked for"); !errors.Is(err, ErrEntries) {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if o := b.op(id); len(o.Data) > 0 {
+		t.Errorf("its record became %+v", o)
+	}
+}

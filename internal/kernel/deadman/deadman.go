@@ -199,10 +199,13 @@ func unitOf(id string) string { return "ctwarden-trial-" + filepath.Base(id) }
 func (d Deadman) startTimer(program, id string, deadline time.Duration) error {
 	wait := max(deadline-Boottime(), 0) + time.Second // the process itself goes first
 	unit := unitOf(id)
-	args := append([]string{"--quiet", "--unit=" + unit, fmt.Sprintf("--on-active=%ds", int(wait.Seconds()+0.999)),
-		"--timer-property=AccuracySec=1s", "--collect", "--", program}, d.Args(id)...)
-	if err := run("systemd-run", args...); err != nil {
-		return err
+	args := append([]string{"--unit=" + unit, fmt.Sprintf("--on-active=%ds", int(wait.Seconds()+0.999)),
+		"--timer-property=AccuracySec=1s", "--", program}, d.Args(id)...)
+	if err := run("systemd-run", append([]string{"--collect"}, args...)...); err != nil {
+		// Before version 236 it does not know how to collect a unit that failed.
+		if run("systemd-run", args...) != nil {
+			return err
+		}
 	}
 	return run("systemctl", "--quiet", "is-active", unit+".timer")
 }

@@ -47,6 +47,29 @@ func TestWhereNoProgramRuns(t *testing.T) {
 	}
 }
 
+// TestTimerOfOldSystemd: version 219, which knows neither --collect nor --quiet,
+// is still in service.
+func TestTimerOfOldSystemd(t *testing.T) {
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"systemd-run": `for a in "$@"; do case $a in --collect|--quiet|-q) exit 1;; --) break;; esac; done; echo "$@" >` + dir + "/ran",
+		"systemctl":   "exit 0",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	d := Deadman{Dir: dir, Args: func(id string) []string { return []string{"trial-guard", id} }}
+	if err := d.startTimer("/state/guard-1", "1", Boottime()+time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	ran, err := os.ReadFile(filepath.Join(dir, "ran"))
+	if err != nil || !strings.Contains(string(ran), "--on-active=61s") || !strings.Contains(string(ran), "-- /state/guard-1 trial-guard 1") {
+		t.Errorf("%q, %v", ran, err)
+	}
+}
+
 func TestArm(t *testing.T) {
 	if hasSystemd() && os.Geteuid() != 0 {
 		t.Skip("setting a timer of systemd needs root")

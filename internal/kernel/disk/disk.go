@@ -65,8 +65,8 @@ func (o OS) path(p string) string {
 	return filepath.Join(o.Root, filepath.Join("/", p))
 }
 
-// MkdirAll makes a directory and what lies above it, and makes each new name
-// durable.
+// MkdirAll makes a directory and what lies above it, each with the mode asked
+// for, and makes each new name durable.
 func (o OS) MkdirAll(dir string, perm fs.FileMode) error {
 	dir = o.path(dir)
 	var made []string
@@ -80,6 +80,9 @@ func (o OS) MkdirAll(dir string, perm fs.FileMode) error {
 		return err
 	}
 	for _, d := range made {
+		if err := os.Chmod(d, perm); err != nil {
+			return err
+		}
 		if err := syncDir(filepath.Dir(d)); err != nil {
 			return err
 		}
@@ -100,9 +103,17 @@ func (o OS) ReadDir(dir string) ([]string, error) {
 	return names, err
 }
 
-// Create opens a new, empty file for writing.
+// Create opens a new, empty file for writing. Its mode is the one asked for,
+// whatever the umask.
 func (o OS) Create(path string, perm fs.FileMode) (File, error) {
-	return open(o.path(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, perm)
+	f, err := os.OpenFile(o.path(path), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(perm); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Append opens a file for writing at its end.
@@ -139,6 +150,9 @@ func syncDir(dir string) error {
 // file system that has become read-only since, a lock can be had, too.
 func (o OS) Lock(path string) (io.Closer, error) {
 	path = o.path(path)
+	if err := private(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, ErrReadOnly) {
 		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
@@ -160,6 +174,21 @@ func (o OS) Lock(path string) (io.Closer, error) {
 		return nil, fmt.Errorf("lock %q: %w", path, err)
 	}
 	return f, nil
+}
+
+// ErrShared is returned by Lock for a directory in which others may make files:
+// what they put there would be believed, and run.
+var ErrShared = errors.New("others may write in it")
+
+func private(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && int(st.Gid) != os.Getegid() {
+		return fmt.Errorf("directory %q: %w", dir, ErrShared)
+	}
+	return nil
 }
 
 // TempSuffix ends the name of a file that [WriteFile] has not finished.
