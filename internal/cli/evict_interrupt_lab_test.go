@@ -69,7 +69,7 @@ func TestTakenBackWhileWaiting(t *testing.T) {
 			id = log.Ops[0].ID
 		}
 	}
-	if undo := ctw(t, "evict", "--netns", h.Name, "--state-dir", state, "--undo", id); undo.code != ExitOK {
+	if r, undo := evicts(t, h, state, "--undo", id); undo.code != ExitOK || r.Action != "undo" || r.Changed != 20 {
 		t.Fatalf("undo %q: %+v", id, undo)
 	}
 	if s := <-waits; s.code != ExitOK || !strings.Contains(s.out, "taken back meanwhile") || h.Count() != 20 {

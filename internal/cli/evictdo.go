@@ -222,7 +222,9 @@ func (e *evictor) runUndo(ctx context.Context) (err error) {
 		return err
 	}
 	e.say("%d entries have their timeouts back; %d had moved or gone and were left alone\n", restored, moved)
-	return j.Mark(ctx, op.ID, journal.Change{State: journal.Reverted, Counts: map[string]uint64{"restored": uint64(restored)}})
+	e.report = evictReport{Schema: evictSchema, identity: e.table.id, Filter: op.Entries.Filter, Action: "undo", ID: op.ID,
+		Selected: restored + moved, Changed: restored, Refused: moved, Done: true}
+	return errors.Join(e.printJSON(), j.Mark(ctx, op.ID, journal.Change{State: journal.Reverted, Counts: map[string]uint64{"restored": uint64(restored)}}))
 }
 
 // restoreSlack is how far the end of an untouched entry may lie from where the

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -11,12 +10,14 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowgroup"
 )
 
-// evictReport is the document ctwarden.evict/1.
+const evictSchema = "ctwarden.evict/1"
+
+// evictReport is the document of that schema.
 type evictReport struct {
 	Schema string `json:"schema"`
 	identity
 	Filter      string `json:"filter"`
-	Action      string `json:"action"` // "delete" or "shorten"
+	Action      string `json:"action"` // "delete", "shorten" or "undo"
 	SoftSeconds int64  `json:"soft_seconds,omitempty"`
 
 	Entries  uint64 `json:"entries"`  // in the table
@@ -46,7 +47,7 @@ type evictReport struct {
 
 // begin fills in the head of the report.
 func (e *evictor) begin() {
-	e.report = evictReport{Schema: "ctwarden.evict/1", identity: e.table.id, Filter: e.filter.String(),
+	e.report = evictReport{Schema: evictSchema, identity: e.table.id, Filter: e.filter.String(),
 		Action: "delete", SoftSeconds: int64(e.soft.Seconds()), Limit: e.limit}
 	if e.soft > 0 {
 		e.report.Action = "shorten"
@@ -174,17 +175,20 @@ func (e *evictor) midstream() string {
 	return "tcp_loose is on and no rule drops, so most will be picked up again by their next packet"
 }
 
+// printJSON prints the report where it is asked for.
+func (e *evictor) printJSON() error {
+	if !e.json {
+		return nil
+	}
+	return writeJSON(e.env, e.report)
+}
+
 // finish prints what was done, or with --json the whole report.
 func (e *evictor) finish(done bool) error {
 	r := &e.report
 	r.Done = done
-	if e.json {
-		enc := json.NewEncoder(e.env.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(r)
-	}
-	if !done {
-		return nil
+	if e.json || !done {
+		return e.printJSON()
 	}
 	gone := ""
 	if r.Refused > 0 {

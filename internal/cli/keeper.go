@@ -194,8 +194,8 @@ func explainKeeper(err error) error {
 		{journal.ErrUnknown, "`ctwarden status` lists the operations"},
 		{fs.ErrPermission, "run it as root"},
 		{disk.ErrShared, "--state-dir must name a directory of its own, which is made if need be"},
-		{disk.ErrReadOnly, "where that file lies nothing can be written; for the journal, --state-dir names another place"},
-		{disk.ErrFull, "make room on that disk; for the journal, --state-dir names another place"},
+		{disk.ErrReadOnly, "make that file system writable; apply can keep its journal elsewhere, with --state-dir"},
+		{disk.ErrFull, "make room on that disk; apply can keep its journal elsewhere, with --state-dir"},
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.is) {

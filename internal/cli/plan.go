@@ -105,6 +105,9 @@ func (o *planning) options() (opt tune.Options, err error) {
 	if opt.KeepIdle = o.keepIdle; opt.KeepIdle < 0 {
 		return opt, fmt.Errorf("--keep-idle: %s is negative", o.keepIdle)
 	}
+	if opt.KeepIdle > tune.MaxTimeout {
+		return opt, fmt.Errorf("--keep-idle: %s is longer than a kernel keeps anything, %s", o.keepIdle, tune.MaxTimeout)
+	}
 	return opt, nil
 }
 

@@ -219,6 +219,17 @@ func TestGatewayFloors(t *testing.T) {
 	}
 }
 
+// TestKeepIdleRaises: what must live longer than now is raised, and said so.
+func TestKeepIdleRaises(t *testing.T) {
+	p, err := New(leaking(), Options{KeepIdle: 10 * 24 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if it := item(p, TimeoutSetting(ct.TimeoutTCPEstablished)); it == nil || it.To != "864000" || !strings.Contains(it.Why, "5 days is less than the 10 days") {
+		t.Errorf("%+v", it)
+	}
+}
+
 func TestKeepIdle(t *testing.T) {
 	for _, tt := range []struct {
 		keep time.Duration

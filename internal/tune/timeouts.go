@@ -128,8 +128,11 @@ func sctpEstablished(b *builder) int32 {
 
 func seconds(d time.Duration) int32 { return clampSeconds(int64(d / time.Second)) }
 
-// clampSeconds stays within what every kernel takes: INT_MAX jiffies at 1000 Hz.
-func clampSeconds(s int64) int32 { return int32(min(max(s, 1), 2147483)) }
+// MaxTimeout is what every kernel takes: INT_MAX jiffies at 1000 Hz.
+const MaxTimeout = 2147483 * time.Second
+
+// clampSeconds stays within what every kernel takes.
+func clampSeconds(s int64) int32 { return int32(min(max(s, 1), int64(MaxTimeout/time.Second))) }
 
 // floors are the least values in seconds.
 type floors [ct.NumTimeouts]int32
@@ -196,7 +199,11 @@ func (b *builder) repair(a *advice, now, std int32) {
 	to, why := std, fmt.Sprintf("%d ends each flow at its next packet", now)
 	if now > 0 {
 		to = max(keepaliveFloor, b.establishedFloor())
-		why = fmt.Sprintf("%s is less than the 7200 s after which TCP first probes an idle connection: idle sessions lose their entry", span(now))
+		if k := b.o.KeepIdle; k > 0 {
+			why = fmt.Sprintf("%s is less than the %s that an idle connection must live: idle sessions lose their entry", span(now), span(seconds(k)))
+		} else {
+			why = fmt.Sprintf("%s is less than the 7200 s after which TCP first probes an idle connection: idle sessions lose their entry", span(now))
+		}
 	}
 	b.planned.Set(a.key, to)
 	b.add(Item{Key: TimeoutSetting(a.key), From: itoa(now), To: itoa(to), ActsOn: a.actsOn, Why: why,

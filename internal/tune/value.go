@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ctwarden/ctwarden/internal/notrack"
 )
@@ -45,7 +46,7 @@ func checkValue(key, value string) error {
 		lowest = 1
 	case strings.Contains(name, "timeout"):
 		lowest = 1
-		if n > 2147483 {
+		if n > int64(MaxTimeout/time.Second) {
 			return &ValueError{key, value, "more seconds than a kernel of 1000 Hz takes"}
 		}
 	case name == "tcp_max_retrans":
