@@ -49,7 +49,7 @@ func Scenes() []Scene {
 		{Name: "left idle", What: "the table is full of connections that have been silent for 35 hours", load: leftIdle},
 		{Name: "outbound scan", What: "an inside host asks 150 (9,600) outside addresses a second; a masquerading gateway", gateway: true, load: scan},
 		{Name: "DNS churn", What: "inside clients ask 200 (12,800) questions a second through a masquerading gateway", gateway: true, load: dnsChurn, dns: true},
-		{Name: "a quiet day", What: "connections through a masquerading gateway are silent for 16 hours", gateway: true,
+		{Name: "a quiet day", What: "connections through a masquerading gateway say something after the change and are silent for 16 hours then", gateway: true,
 			load: func(testing.TB, *cast) func() { return func() {} }, quiet: 16 * time.Hour},
 	}
 }
