@@ -73,6 +73,37 @@ func running(o *journal.Op) bool {
 	})
 }
 
+// revertLost takes back an operation whose record somebody has removed or
+// damaged, unless our files say that it was confirmed before. What was read of
+// it is enough. It reports whether anything is left to do later.
+func (k *Keeper) revertLost(o *journal.Op) (left bool, err error) {
+	kept, err := k.kept()
+	if err != nil {
+		return true, err
+	}
+	if slices.ContainsFunc(o.Settings, func(s journal.Setting) bool { return kept[s.Key] == s.After }) {
+		return false, nil
+	}
+	held := false
+	for i := len(o.Settings) - 1; i >= 0; i-- {
+		s := &o.Settings[i]
+		if s.State.Final() {
+			continue
+		}
+		state, note, e := k.revertOne(*s, held)
+		if e != nil {
+			left, err = true, errors.Join(err, e)
+			continue
+		}
+		held = held || state == journal.Deferred
+		if state != s.State {
+			k.sayReverted(*s, state, note)
+		}
+		s.State = state
+	}
+	return left || held, err
+}
+
 // Guard is the life of a dead-man: it watches the trial until the deadline,
 // takes it back, and stays while something is deferred. look may be nil; it
 // reads the machine's health for the watch.
@@ -102,6 +133,10 @@ func (k *Keeper) Guard(ctx context.Context, id string, clock Clock, look func() 
 	}
 	for {
 		left, err := k.Expire(ctx, id)
+		if errors.Is(err, journal.ErrUnknown) {
+			k.say("%s is no longer in the journal; taking it back from memory", id)
+			left, err = k.revertLost(o)
+		}
 		if !left {
 			return err
 		}

@@ -925,3 +925,47 @@ func TestEntriesAreNotReverted(t *testing.T) {
 		t.Errorf("its record became %+v", o)
 	}
 }
+
+// TestJournalLostInMidTrial: the dead-man remembers what it guards, and does
+// not take back what was confirmed before the journal went.
+func TestJournalLostInMidTrial(t *testing.T) {
+	for name, want := range map[string]map[string]string{"on trial": oldValues, "confirmed": newValues} {
+		b := newBox(t)
+		id := b.apply(time.Minute)
+		gone := false
+		c := clock{b, func() {
+			if gone {
+				return
+			}
+			gone = true
+			if name == "confirmed" {
+				if _, err := b.keeper().Confirm(t.Context(), id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b.put("/state/journal.jsonl", "")
+		}}
+		err := b.keeper().Guard(t.Context(), id, c, nil)
+		if err != nil || !maps.Equal(b.settings, want) || b.now < time.Hour+time.Minute {
+			t.Errorf("%s: %v after %s: %v", name, err, b.now-time.Hour, b.settings)
+		}
+	}
+}
+
+// TestJournalLostOnAFullTable: max is held then, too.
+func TestJournalLostOnAFullTable(t *testing.T) {
+	b := newBox(t)
+	id := b.apply(time.Minute)
+	b.count = 200_000
+	var held map[string]string
+	c := clock{b, func() {
+		b.put("/state/journal.jsonl", "")
+		if b.now > time.Hour+3*time.Minute {
+			held, b.count = maps.Clone(b.settings), 1000
+		}
+	}}
+	err := b.keeper().Guard(t.Context(), id, c, nil)
+	if err != nil || !maps.Equal(b.settings, oldValues) || held[KeyMax] != newValues[KeyMax] || held[KeyBuckets] != newValues[KeyBuckets] || held[keyTimeWait] != "120" {
+		t.Errorf("%v: held %v, then %v", err, held, b.settings)
+	}
+}

@@ -119,8 +119,10 @@ func (k *Keeper) watchOnce(ctx context.Context, before *journal.Op, w *watch, lo
 		k.say("%s: %v", id, err)
 		return before, false
 	}
-	o = log.Op(id)
-	if o == nil || !o.State.Open() {
+	if o = log.Op(id); o == nil {
+		return before, false // lost; see [Keeper.revertLost]
+	}
+	if !o.State.Open() {
 		return o, true
 	}
 	if blame == nil && !holds(o) {
@@ -140,5 +142,8 @@ func (k *Keeper) watchOnce(ctx context.Context, before *journal.Op, w *watch, lo
 	if err != nil {
 		k.say("%s: %v", id, err)
 	}
-	return o, o == nil || !o.State.Open()
+	if o == nil {
+		return before, false
+	}
+	return o, !o.State.Open()
 }
