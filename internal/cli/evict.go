@@ -240,7 +240,7 @@ func (e *evictor) refuseWhole() error {
 	for _, n := range e.spared {
 		spared += n
 	}
-	if e.whole || e.limit > 0 || e.read < wholeTableAt || uint64(e.chosen.Len())+spared < e.read-e.read/100 {
+	if e.whole || e.read < wholeTableAt || uint64(e.count())+spared < e.read-e.read/100 {
 		return nil
 	}
 	return &HintError{fmt.Errorf("the selection holds every entry of the table (%d)", e.read),

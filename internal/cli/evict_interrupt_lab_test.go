@@ -76,3 +76,19 @@ func TestTakenBackWhileWaiting(t *testing.T) {
 		t.Errorf("%d left, %+v", h.Count(), s)
 	}
 }
+
+// TestLimitBeyondTheTable: a limit that bounds nothing does not make a flush
+// any smaller.
+func TestLimitBeyondTheTable(t *testing.T) {
+	lab.Require(t)
+	h := lab.NewHost(t, "limit")
+	h.Track()
+	h.Fill(lab.Class{Count: 100, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured})
+	state := t.TempDir()
+	if _, s := evicts(t, h, state, "-p", "tcp", "--limit", "100000", "--yes"); s.code != ExitFailed || h.Count() != 100 || !strings.Contains(s.err, "every entry of the table") {
+		t.Errorf("%d left, %+v", h.Count(), s)
+	}
+	if _, s := evicts(t, h, state, "-p", "tcp", "--limit", "10", "--yes"); s.code != ExitOK || h.Count() != 90 {
+		t.Errorf("%d left, %+v", h.Count(), s)
+	}
+}
