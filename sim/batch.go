@@ -16,92 +16,164 @@ func (t *Table) Packets(at []Time, ps []Packet, results []Result) {
 }
 
 func (t *Table) packets(at []Time, ps []Packet, results []Result) {
-	var b batch
-	for i := range ps {
-		t.pack(&b.keys[i], &ps[i].Tuple, zones(&ps[i]).orig)
-		b.hashes[i] = t.hash(&b.keys[i])
-	}
-	t.warm(&b, len(ps))
+	a := &t.ahead
+	t.lookAhead(ps)
+	var f Flight
 	for i := range ps {
 		p := &ps[i]
-		results[i] = t.through(at[i], t.in(at[i], p, &b.keys[i], b.hashes[i]), p)
+		t.Advance(at[i])
+		h, link := a.hashes[i], a.links[i]
+		if a.stale(t.bucket(h), t.jiffies) {
+			link = linkUnknown
+		}
+		t.in(p, &a.keys[i], h, link, &f)
+		t.through(at[i], &f, p, &results[i])
 	}
 }
 
-// batch holds what is known of packets before they are tracked.
-type batch struct {
+// ahead holds what is known of packets before they are tracked.
+type ahead struct {
 	keys   [BatchSize]key
 	hashes [BatchSize]uint32
+	wants  [BatchSize][2]sought
+	// links are where the packets' keys were found, 0 where there was no entry.
+	links   [BatchSize]int32
+	jiffies uint32 // when they were
+	// touched has a bit for every group of buckets of which a chain has changed
+	// since.
+	touched [8]uint64
+
+	heat uint32 // keeps loads from being left out
 }
 
-// warmSteps is how far chains are followed in advance.
-const warmSteps = 3
+// changed notes that the chain of a bucket is another.
+func (a *ahead) changed(bucket uint32) { a.touched[bucket>>6&7] |= 1 << (bucket & 63) }
 
-// warm brings the buckets and entries that the packets will look at into the
-// processor's caches, and changes nothing. What it finds is only likely.
-func (t *Table) warm(b *batch, n int) {
-	links := t.follow(b, n)
-	heat := uint32(0)
-	var fresh batch
-	m := 0
-	for i := range n {
-		e := &t.entries[links[i]>>1]
-		heat += e.track.lastSeq
-		if links[i] == 0 && m < n {
-			// A new flow: the chain of its answers will be measured too.
-			fresh.keys[m], _ = b.keys[i].invert()
-			fresh.hashes[m] = t.hash(&fresh.keys[m])
-			m++
-		}
-		links[i] = e.side
+// allChanged notes that what is expired is no longer known.
+func (a *ahead) allChanged() {
+	for i := range a.touched {
+		a.touched[i] = ^uint64(0)
 	}
-	if m > 0 {
-		t.follow(&fresh, m)
-		heat += t.entries[t.free].ports
-		if t.max != 0 && t.count+m > t.max {
-			heat += t.warmVictims(b, n)
-		}
+}
+
+// stale reports whether the walk along a bucket's chain may have another result
+// now.
+func (a *ahead) stale(bucket, jiffies uint32) bool {
+	return jiffies != a.jiffies || a.touched[bucket>>6&7]>>(bucket&63)&1 != 0
+}
+
+// lookAhead finds the packets' links, and brings what tracking them will look at
+// into the processor's caches. It changes nothing.
+func (t *Table) lookAhead(ps []Packet) {
+	a := &t.ahead
+	for i := range ps {
+		k := &a.keys[i]
+		t.pack(k, &ps[i].Tuple, zones(&ps[i]).orig)
+		k.sought(&a.wants[i], bothWays)
+		a.hashes[i] = t.hash(k)
+	}
+	n := len(ps)
+	a.jiffies = t.jiffies
+	a.touched = [len(a.touched)]uint64{}
+	t.follow(a, n)
+	fresh := 0
+	for _, l := range a.links[:n] {
+		a.heat += t.tracks[max(l, 0)>>1].lastSeq
+		fresh += int(uint32(l-1) >> 31 &^ (uint32(l) >> 31))
 	}
 	if len(t.sides) > 0 {
-		for i := range n {
-			s := &t.sides[links[i]]
-			heat += s.keys[reply].meta
+		t.sidesAhead(a, n)
+	}
+	for i := range ps {
+		if ps[i].ZoneDir != ZoneBoth {
+			a.links[i] = linkUnknown
 		}
 	}
-	t.heat = heat
+	if fresh > 0 {
+		t.warmFresh(a, n, fresh)
+	}
 }
 
-// warmVictims fetches the first entries of the buckets in which early drop would
-// search.
-func (t *Table) warmVictims(b *batch, n int) (heat uint32) {
+// follow walks the chains of all keys at once, one step for each at a time: loads
+// that do not depend on each other overlap. Branches that depend on what was
+// loaded would keep them from it, so there are none.
+func (t *Table) follow(a *ahead, n int) {
+	var open [BatchSize]uint8
 	for i := range n {
-		from := int(t.bucket(b.hashes[i]))
-		for _, l := range t.heads[from:min(from+t.rules.evictBuckets, len(t.heads))] {
-			heat += t.entries[l>>1].deadline
+		a.links[i] = t.heads[t.bucket(a.hashes[i])]
+		open[i] = uint8(i)
+	}
+	entries, now := t.entries, t.jiffies
+	for walkers := n; walkers > 0; {
+		for _, i := range open[:walkers] {
+			a.heat += entries[a.links[i&(BatchSize-1)]>>1].deadline
 		}
-	}
-	return heat
-}
-
-// follow walks the chains of keys and returns the links at which they probably
-// end, 0 where a chain does. Loads that do not depend on each other overlap; so
-// each step is done for all keys, without a branch that would wait for memory.
-func (t *Table) follow(b *batch, n int) (links [BatchSize]int32) {
-	for i := range n {
-		links[i] = t.heads[t.bucket(b.hashes[i])]
-	}
-	for range warmSteps {
-		for i := range n {
-			l, k, h := links[i], &b.keys[i], b.hashes[i]
-			e := &t.entries[l>>1]
+		still := 0
+		for _, i := range open[:walkers] {
+			i &= BatchSize - 1
+			l := a.links[i]
+			e, w := &entries[l>>1], &a.wants[i][l&1]
+			plain := e.ends ^ w.ends | e.what ^ w.what
+			aside := uint64(e.mark(l&1)^a.hashes[i]) | ^e.what&metaSide
+			fits := zero(plain) | zero(aside)
+			left := int32(e.deadline - now)
+			dead := (left | (left - 1)) >> 31 & (-l >> 31)
 			next := e.next[l&1]
-			// The addresses have the same sum either way; side records are
-			// known by the key's hash.
-			plain := ((e.src + e.dst) ^ uint32(k.src.lo+k.dst.lo)) | (e.meta ^ k.meta)
-			aside := (e.src ^ h) * (e.dst ^ h)
-			found := -int32(((uint64(plain) - 1) | (uint64(aside) - 1)) >> 63)
-			links[i] = next ^ (next^l)&found
+			l = next ^ (next^l)&fits
+			a.links[i] = l | dead // linkUnknown: whoever walks there reaps
+			// What is neither found nor expired goes on, unless the chain ends.
+			open[still] = i
+			still += int(uint32(-l&^fits&^dead) >> 31)
+		}
+		walkers = still
+	}
+}
+
+// zero returns all ones for 0, and 0 for any other number.
+func zero(x uint64) int32 { return int32(int64(^x&(x-1)) >> 63) }
+
+// sidesAhead compares the keys of entries that were found by their hashes.
+func (t *Table) sidesAhead(a *ahead, n int) {
+	for _, l := range a.links[:n] {
+		e := &t.entries[max(l, 0)>>1]
+		a.heat += t.sides[e.side()].keys[reply].meta
+	}
+	for i, l := range a.links[:n] {
+		if l <= 0 {
+			continue
+		}
+		if e := &t.entries[l>>1]; e.side() != 0 && !t.sameSide(e, l&1, &a.keys[i], a.hashes[i]) {
+			a.links[i] = linkUnknown
 		}
 	}
-	return links
+}
+
+// warmFresh fetches what packets without an entry will look at besides: the chains
+// of their answers, an entry to use, and the victims of early drop.
+func (t *Table) warmFresh(a *ahead, n, fresh int) {
+	var links [BatchSize]int32
+	m := 0
+	for i, l := range a.links[:n] {
+		if l == 0 {
+			k, _ := a.keys[i].invert()
+			links[m] = t.heads[t.bucket(t.hash(&k))]
+			m++
+		}
+	}
+	const steps = 3
+	for range steps {
+		for i, l := range links[:m] {
+			links[i] = t.entries[l>>1].next[l&1]
+		}
+	}
+	heat := t.tracks[t.free].lastSeq
+	if t.max != 0 && t.count+fresh > t.max {
+		for i := range n {
+			from := int(t.bucket(a.hashes[i]))
+			for _, l := range t.heads[from:min(from+t.rules.evictBuckets, len(t.heads))] {
+				heat += t.entries[l>>1].deadline
+			}
+		}
+	}
+	a.heat += heat + uint32(links[0])
 }

@@ -119,7 +119,7 @@ func segment(p *Packet, i int, forward bool, flags uint8, seq, ack uint32) {
 
 // bytes is what the table holds in memory that is in use.
 func (t *Table) bytes() uintptr {
-	return uintptr(len(t.entries))*unsafe.Sizeof(entry{}) + uintptr(len(t.heads))*4 +
+	return uintptr(len(t.entries))*(unsafe.Sizeof(entry{})+unsafe.Sizeof(track{})) + uintptr(len(t.heads))*4 +
 		uintptr(len(t.sides))*unsafe.Sizeof(side{})
 }
 

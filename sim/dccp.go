@@ -72,12 +72,11 @@ func (k *track) setLastDCCP(typ uint8) { k.lastScale = typ }
 
 // dccpPacket tracks DCCP, which the kernel does up to 6.14
 // (nf_conntrack_dccp_packet).
-func (t *Table) dccpPacket(e *entry, dir int, p *Packet) outcome {
+func (t *Table) dccpPacket(e *entry, k *track, dir int, p *Packet) outcome {
 	typ := p.DCCP.Type
 	if t.badL4(p) || typ >= numDCCPTypes {
 		return invalid
 	}
-	k := &e.track
 	if !e.has(ct.StatusConfirmed) {
 		first := dccpNext[0][typ][ct.DCCPNone]
 		if first == dIV || first == dIG || first != dRQ && !t.knobs.DCCPLoose {
@@ -118,7 +117,7 @@ func (t *Table) dccpPacket(e *entry, dir int, p *Packet) outcome {
 	k.setLastDCCP(typ)
 	e.state = to
 	key, _ := ct.StateTimeout(ct.DCCP, ct.State(to), 0)
-	e.refresh(t.jiffies, t.timeouts[key])
+	t.refresh(e, t.timeouts[key])
 	return accept
 }
 

@@ -10,14 +10,17 @@ const (
 	reply = 1
 )
 
-// entry is one flow, 96 bytes without pointers: what a walk along a chain looks
-// at lies in the first 32, within one line of the cache, what the trackers
-// remember in the others. What IPv4 flows without NAT do not need lies in a side
+// entry is the part of a flow that walks along chains look at: 32 bytes without
+// pointers, half a line of the cache. What the trackers remember lies in the
+// [track] of the same number; what IPv4 flows without NAT do not need, in a side
 // record.
 type entry struct {
-	src, dst uint32 // IPv4: the original tuple's. With a side record: the hashes of the keys by direction
-	ports    uint32
-	meta     uint32 // the original tuple's, and metaSide
+	// ends are the original tuple's source and destination. With a side record:
+	// the hashes of the original and the reply key.
+	ends uint64
+	// what is the original tuple's ports and meta. With a side record: its number,
+	// and meta with metaSide.
+	what uint64
 	// next are the links in the chains of the two directions. A link is the
 	// entry's number twice plus the direction; 0 ends the chain.
 	next     [2]int32
@@ -25,9 +28,6 @@ type entry struct {
 	status   uint16 // low bits of ct.Status
 	state    uint8
 	tag      uint8
-
-	track track
-	side  int32 // number of the side record, 0 for none
 }
 
 // metaSide marks an entry with a side record. No key has it.
@@ -40,29 +40,51 @@ type side struct {
 	free    int32
 }
 
-func (e *entry) proto() ct.Proto         { return ct.Proto(e.meta) }
+func (e *entry) proto() ct.Proto         { return ct.Proto(e.what) }
 func (e *entry) has(s ct.Status) bool    { return ct.Status(e.status)&s != 0 }
 func (e *entry) set(s ct.Status)         { e.status |= uint16(s) }
-func (e *entry) isIPv6() bool            { return e.meta&metaIPv6 != 0 }
+func (e *entry) isIPv6() bool            { return e.what&metaIPv6 != 0 }
 func (e *entry) expired(now uint32) bool { return int32(e.deadline-now) <= 0 }
 
+// side returns the number of the side record, 0 without one.
+func (e *entry) side() int32 {
+	if e.what&metaSide == 0 {
+		return 0
+	}
+	return int32(e.what >> 32)
+}
+
+// mark is the hash of one direction's key, where there is a side record.
+func (e *entry) mark(dir int32) uint32 { return uint32(e.ends >> (32 &^ (dir << 5))) }
+
+func pair(hi, lo uint32) uint64 { return uint64(hi)<<32 | uint64(lo) }
+
 // refresh gives the entry a new timeout in jiffies (nf_ct_refresh_acct).
-func (e *entry) refresh(now, timeout uint32) {
-	if e.has(ct.StatusFixedTimeout) {
-		return
+func (t *Table) refresh(e *entry, timeout uint32) {
+	switch {
+	case e.has(ct.StatusFixedTimeout):
+	case e.has(ct.StatusConfirmed):
+		t.setDeadline(e, timeout)
+	default:
+		e.deadline = timeout
 	}
-	if e.has(ct.StatusConfirmed) {
-		timeout += now
+}
+
+// setDeadline lets an entry of the table run out a number of jiffies from now.
+func (t *Table) setDeadline(e *entry, timeout uint32) {
+	e.deadline = t.jiffies + timeout
+	if int32(timeout) <= 0 {
+		t.ahead.allChanged()
 	}
-	e.deadline = timeout
 }
 
 // key returns the tuple of one direction.
 func (t *Table) key(e *entry, dir int) key {
-	if e.meta&metaSide != 0 {
-		return t.sides[e.side].keys[dir]
+	if n := e.side(); n != 0 {
+		return t.sides[n].keys[dir]
 	}
-	k := key{src: addr{lo: uint64(e.src)}, dst: addr{lo: uint64(e.dst)}, ports: e.ports, meta: e.meta}
+	k := key{src: addr{lo: e.ends >> 32}, dst: addr{lo: uint64(uint32(e.ends))},
+		ports: uint32(e.what >> 32), meta: uint32(e.what)}
 	if dir == reply {
 		k, _ = k.invert()
 	}
@@ -72,19 +94,17 @@ func (t *Table) key(e *entry, dir int) key {
 // setKeys stores both tuples, with a side record where one is needed.
 func (t *Table) setKeys(i int32, o, r *key) {
 	e := &t.entries[i]
-	e.ports, e.meta = o.ports, o.meta
-	plain, _ := o.invert()
-	if !o.v6() && plain == *r {
+	if !o.v6() && o.answeredBy(r) {
 		t.dropSide(e)
-		e.src, e.dst = uint32(o.src.lo), uint32(o.dst.lo)
+		e.ends, e.what = o.ends(), o.what()
 		return
 	}
-	if e.side == 0 {
-		e.side = t.newSide()
+	n := e.side()
+	if n == 0 {
+		n = t.newSide()
 	}
-	e.meta |= metaSide
-	t.sides[e.side].keys = [2]key{*o, *r}
-	e.src, e.dst = t.hash(o), t.hash(r)
+	t.sides[n].keys = [2]key{*o, *r}
+	e.ends, e.what = pair(t.hash(o), t.hash(r)), pair(uint32(n), o.meta|metaSide)
 }
 
 func (t *Table) newSide() int32 {
@@ -100,11 +120,11 @@ func (t *Table) newSide() int32 {
 	return int32(len(t.sides) - 1)
 }
 
+// dropSide gives the side record back. The tuples have to be set anew.
 func (t *Table) dropSide(e *entry) {
-	if e.side != 0 {
-		t.sides[e.side].free = t.freeSide
-		t.freeSide = e.side
-		e.side = 0
-		e.meta &^= metaSide
+	if n := e.side(); n != 0 {
+		t.sides[n].free = t.freeSide
+		t.freeSide = n
+		e.what &^= metaSide
 	}
 }

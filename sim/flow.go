@@ -31,7 +31,7 @@ func (t *Table) Flow(id ID, f *ct.Flow) bool {
 		f.TimeoutSeconds = uint32(left) / uint32(t.knobs.HZ)
 	}
 	if p := e.proto(); p == ct.TCP {
-		s := &e.track.seen
+		s := &t.tracks[id].seen
 		f.TCP = ct.TCPInfo{WScaleOrig: s[orig].scale, WScaleReply: s[reply].scale,
 			FlagsOrig: s[orig].flags, FlagsReply: s[reply].flags}
 		f.Fields |= ct.HasProtoInfo

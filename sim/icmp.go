@@ -23,70 +23,70 @@ func icmp6Untracked(typ uint8) bool {
 }
 
 // icmpControl deals with the ICMP packets that have no flow of their own:
-// errors about other flows, and discovery. done is false for the rest
+// errors about other flows, and discovery. It reports false for the rest
 // (nf_conntrack_icmpv4_error, nf_conntrack_icmpv6_error).
-func (t *Table) icmpControl(p *Packet) (f Flight, done bool) {
+func (t *Table) icmpControl(p *Packet, f *Flight) (done bool) {
 	v6 := !p.Tuple.Src.Is4()
 	if v6 != (p.Tuple.Proto == ct.ICMPv6) {
-		return Flight{}, false
-	}
-	if t.badL4(p) {
-		return t.badICMP(), true
+		return false
 	}
 	typ := p.Tuple.ICMPType
-	if !v6 {
-		if typ > icmpHighestType {
-			return t.badICMP(), true
-		}
-		if !icmpError(typ) {
-			return Flight{}, false
-		}
-		return t.relate(p), true
-	}
 	switch {
+	case t.badL4(p), !v6 && typ > icmpHighestType:
+		t.badICMP(f)
+	case !v6:
+		if !icmpError(typ) {
+			return false
+		}
+		t.relate(p, f)
 	case icmp6Untracked(typ):
-		return Flight{verdict: Untracked}, true
-	case typ == icmp6Redirect && t.rules.icmp6Reroute && p.Tuple.ICMPCode == 0:
-		return t.relate(p), true
-	case typ >= 128:
-		return Flight{}, false
+		f.verdict = Untracked
+	case typ == icmp6Redirect && t.rules.icmp6Reroute && p.Tuple.ICMPCode == 0, typ < 128:
+		t.relate(p, f)
+	default:
+		return false
 	}
-	return t.relate(p), true
+	return true
 }
 
-func (t *Table) badICMP() Flight {
+func (t *Table) badICMP(f *Flight) {
 	t.counters.Error++
-	return Flight{verdict: Invalid}
+	f.verdict = Invalid
 }
 
 // relate finds the flow that the packet inside an error belongs to
 // (nf_conntrack_inet_error). The error must go to where the inner packet came
 // from, or it is none.
-func (t *Table) relate(p *Packet) Flight {
+func (t *Table) relate(p *Packet, f *Flight) {
+	link, ok := t.innerLink(p)
+	if !ok {
+		t.badICMP(f)
+		return
+	}
+	if t.nat.on && p.Flags&FlagBadChecksum != 0 {
+		// Translating an error needs its checksum right, whatever the knob says
+		// (nf_nat_icmp_reply_translation).
+		f.verdict = Lost
+		return
+	}
+	f.info, f.reply, f.entry = InfoRelated, link&1 == reply, link>>1
+}
+
+func (t *Table) innerLink(p *Packet) (link int32, ok bool) {
 	if !p.Inner.IsValid() {
-		return t.badICMP()
+		return 0, false
 	}
 	z := zones(p)
 	var inner key
 	t.pack(&inner, &p.Inner, z.orig)
 	k, ok := inner.invert()
 	if !ok {
-		return t.badICMP()
+		return 0, false
 	}
-	link := t.lookup(&k, t.hash(&k), z.reply)
-	if link == 0 {
-		return t.badICMP()
+	if link = t.lookup(&k, t.hash(&k), z.reply); link == 0 {
+		return 0, false
 	}
-	e := &t.entries[link>>1]
-	if t.key(e, int(link&1)).dst != packAddr(p.Tuple.Dst) {
-		return t.badICMP()
-	}
-	if t.nat.on && p.Flags&FlagBadChecksum != 0 {
-		// Translating an error needs its checksum right, whatever the knob says
-		// (nf_nat_icmp_reply_translation).
-		return Flight{verdict: Lost}
-	}
-	return Flight{info: InfoRelated, reply: link&1 == reply, entry: link >> 1}
+	return link, t.key(&t.entries[link>>1], int(link&1)).dst == packAddr(p.Tuple.Dst)
 }
 
 // icmpPacket tracks requests and their answers: no states, one timeout, never
@@ -96,14 +96,14 @@ func (t *Table) icmpPacket(e *entry) outcome {
 	if (p == ct.ICMPv6) != e.isIPv6() {
 		return invalid
 	}
-	if !icmpOpens(p, uint8(e.ports>>8)) {
+	if !icmpOpens(p, uint8(t.key(e, orig).ports>>8)) {
 		return invalid
 	}
 	timeout := ct.TimeoutICMP
 	if p == ct.ICMPv6 {
 		timeout = ct.TimeoutICMPv6
 	}
-	e.refresh(t.jiffies, t.timeouts[timeout])
+	t.refresh(e, t.timeouts[timeout])
 	return accept
 }
 

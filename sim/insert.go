@@ -49,8 +49,8 @@ func (t *Table) Insert(f *ct.Flow, tag uint8) (ID, error) {
 	e.tag = tag
 	e.state = uint8(f.State)
 	e.set(f.Status&statusKept | ct.StatusConfirmed)
-	e.deadline = t.jiffies + f.TimeoutSeconds*uint32(t.knobs.HZ)
-	t.inherit(e, f)
+	t.setDeadline(e, f.TimeoutSeconds*uint32(t.knobs.HZ))
+	t.inherit(&t.tracks[i], f)
 	t.push(ob, i<<1)
 	t.push(rb, i<<1|reply)
 	t.nat.remember(t, i)
@@ -64,8 +64,7 @@ const statusKept = ct.StatusSeenReply | ct.StatusAssured | ct.StatusNAT | ct.Sta
 	ct.StatusDstNATDone | ct.StatusFixedTimeout
 
 // inherit fills in what a tracker remembers besides state and status.
-func (t *Table) inherit(e *entry, f *ct.Flow) {
-	k := &e.track
+func (t *Table) inherit(k *track, f *ct.Flow) {
 	switch f.Orig.Proto {
 	case ct.TCP:
 		k.lastKind = kindNone

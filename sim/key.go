@@ -128,6 +128,17 @@ func (k *key) invert() (r key, ok bool) {
 	return r, ok
 }
 
+// answeredBy reports whether r is the key of the answer without NAT.
+func (k *key) answeredBy(r *key) bool {
+	ports, _ := k.invertPorts()
+	return r.src == k.dst && r.dst == k.src && r.ports == ports && r.meta == k.meta
+}
+
+// ends and what are how an entry without a side record keeps an IPv4 key of the
+// original direction.
+func (k *key) ends() uint64 { return k.src.lo<<32 | k.dst.lo }
+func (k *key) what() uint64 { return pair(k.ports, k.meta) }
+
 // hash is a keyed hash of a key. The kernel's is siphash (5.15) or jhash with a
 // secret; all that matters is that chains come out at random.
 func (t *Table) hash(k *key) uint32 {

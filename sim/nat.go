@@ -130,7 +130,7 @@ func (n *natState) remember(t *Table, i int32) {
 	if !n.on || !e.has(ct.StatusSrcNAT) {
 		return
 	}
-	s := &t.sides[e.side]
+	s := &t.sides[e.side()]
 	head := n.bySource(t, &s.keys[orig])
 	s.srcNext = *head
 	*head = i
@@ -141,8 +141,8 @@ func (n *natState) forget(t *Table, i int32) {
 	if !n.on || !e.has(ct.StatusSrcNAT) {
 		return
 	}
-	s := &t.sides[e.side]
-	for p := n.bySource(t, &s.keys[orig]); *p != 0; p = &t.sides[t.entries[*p].side].srcNext {
+	s := &t.sides[e.side()]
+	for p := n.bySource(t, &s.keys[orig]); *p != 0; p = &t.sides[t.entries[*p].side()].srcNext {
 		if *p == i {
 			*p = s.srcNext
 			return
@@ -430,7 +430,7 @@ func (t *Table) natMapping(i int32, cur *key, r *natRange) (k key, ok bool) {
 	own := t.key(&t.entries[i], orig)
 	from := cur.withZone(own.zone())
 	for i := *t.nat.bySource(t, &from); i != 0; {
-		s := &t.sides[t.entries[i].side]
+		s := &t.sides[t.entries[i].side()]
 		o := &s.keys[orig]
 		if o.src == from.src && o.ports>>16 == from.ports>>16 && o.meta == from.meta {
 			k, _ = s.keys[reply].invert()
@@ -506,7 +506,7 @@ func (t *Table) natUsedHarder(i int32, k *key, left uint32) bool {
 	}
 	old := &t.entries[l>>1]
 	if l&1 == orig || old.state < tw || !old.has(ct.StatusSrcNAT) || old.has(ct.StatusFixedTimeout) ||
-		!after(e.track.seen[orig].end, old.track.seen[orig].end) {
+		!after(t.tracks[i].seen[orig].end, t.tracks[l>>1].seen[orig].end) {
 		return true
 	}
 	t.destroy(l>>1, CauseNATReuse)

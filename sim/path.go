@@ -15,49 +15,55 @@ type Flight struct {
 
 // Packet tracks a packet from its entry into the host to its exit. Use In and
 // Confirm for packets that are in flight at the same time.
-func (t *Table) Packet(at Time, p *Packet) Result {
-	return t.through(at, t.In(at, p), p)
+func (t *Table) Packet(at Time, p *Packet) (r Result) {
+	f := t.In(at, p)
+	t.through(at, &f, p, &r)
+	return r
 }
 
 // through takes a packet from the first hook to the last.
-func (t *Table) through(at Time, f Flight, p *Packet) Result {
+func (t *Table) through(at Time, f *Flight, p *Packet, r *Result) {
 	switch {
 	case !f.pending:
-		return f.result(false)
+		f.result(r, false)
 	case p.Flags&FlagDropped != 0:
-		return t.Abandon(f)
+		t.abandon(f, r)
+	default:
+		t.confirm(at, f, r)
 	}
-	return t.Confirm(at, f)
 }
 
 // In does what happens at the first hook: finding the entry or making one, the
 // protocol's tracker, destination NAT (nf_conntrack_in).
-func (t *Table) In(at Time, p *Packet) Flight {
+func (t *Table) In(at Time, p *Packet) (f Flight) {
 	var k key
 	t.pack(&k, &p.Tuple, zones(p).orig)
-	return t.in(at, p, &k, t.hash(&k))
+	t.Advance(at)
+	t.in(p, &k, t.hash(&k), linkUnknown, &f)
+	return f
 }
 
-// in is In for a packet whose key is known, and the key's hash.
-func (t *Table) in(at Time, p *Packet, k *key, h uint32) Flight {
-	t.Advance(at)
-	if p.Flags&FlagUntracked != 0 {
-		return Flight{verdict: Untracked}
-	}
-	if p.Flags&FlagNoL4 != 0 || p.Tuple.Proto == ct.GRE && p.Flags&FlagMalformed != 0 {
-		t.counters.Invalid++
-		return Flight{verdict: Invalid}
-	}
-	if p.Tuple.Proto.IsICMP() {
-		if f, done := t.icmpControl(p); done {
-			return f
+// linkUnknown stands for the link of a packet that has not been looked up.
+const linkUnknown = -1
+
+// in is In for a packet whose key, hash and perhaps link are known.
+func (t *Table) in(p *Packet, k *key, h uint32, link int32, f *Flight) {
+	*f = Flight{}
+	if p.Flags&(FlagUntracked|FlagNoL4) != 0 || p.Tuple.Proto == ct.GRE && p.Flags&FlagMalformed != 0 {
+		f.verdict = Untracked
+		if p.Flags&FlagUntracked == 0 {
+			f.verdict = Invalid
+			t.counters.Invalid++
 		}
+		return
 	}
-	f := t.track(k, h, zones(p).reply, p)
+	if p.Tuple.Proto.IsICMP() && t.icmpControl(p, f) {
+		return
+	}
+	t.track(p, k, h, link, f)
 	if f.pending && t.nat.on {
-		t.natDestination(&f)
+		t.natDestination(f)
 	}
-	return f
 }
 
 type zonePair struct{ orig, reply uint16 }
@@ -84,58 +90,74 @@ const (
 	killed          // accepted, but the entry is gone
 )
 
-func (t *Table) track(k *key, h uint32, replyZone uint16, p *Packet) Flight {
+func (t *Table) track(p *Packet, k *key, h uint32, link int32, f *Flight) {
+	replyZone := zones(p).reply
+	f.hash = h
 	for {
-		link := t.lookup(k, h, replyZone)
-		f := Flight{hash: h}
-		if link == 0 {
-			r, ok := k.invert()
-			if !ok {
-				t.counters.Invalid++
-				return Flight{verdict: Invalid}
-			}
-			i := t.alloc(h)
-			if i == 0 {
-				t.counters.Drop++
-				return Flight{verdict: Refused}
-			}
-			r = r.withZone(replyZone)
-			t.setKeys(i, k, &r)
-			t.entries[i].tag = p.Tag
-			link = i << 1
-			f.pending = true
+		if link == linkUnknown {
+			link = t.lookup(k, h, replyZone)
 		}
-		f.entry, f.reply = link>>1, link&1 == reply
-		if f.reply || t.entries[f.entry].has(ct.StatusSeenReply) {
+		if link == 0 && !t.begin(p, k, replyZone, f) {
+			return
+		}
+		if link != 0 {
+			f.entry, f.reply = link>>1, link&1 == reply
+		}
+		e := &t.entries[f.entry]
+		if f.reply || e.has(ct.StatusSeenReply) {
 			f.info = InfoEstablished
 		}
-		switch t.handle(&t.entries[f.entry], int(link&1), p) {
+		switch t.handle(e, &t.tracks[f.entry], int(link&1), p) {
 		case accept:
-			t.account(&f, p)
+			t.account(f, p)
 			fallthrough
 		case ignored:
-			e := &t.entries[f.entry]
 			if f.reply {
 				e.set(ct.StatusSeenReply)
 			}
-			return f
+			return
 		case killed:
 			t.destroy(f.entry, CauseReset)
 			f.entry = 0
-			return f
+			return
 		case repeat:
 			t.destroy(f.entry, CauseReopened)
 			if t.rules.reopenIsInvalid {
 				t.counters.Invalid++
 			}
+			*f = Flight{hash: h}
+			link = linkUnknown
 		case invalid:
 			if f.pending {
 				t.release(f.entry)
 			}
 			t.counters.Invalid++
-			return Flight{verdict: Invalid}
+			*f = Flight{verdict: Invalid}
+			return
 		}
 	}
+}
+
+// begin makes an unconfirmed entry for a packet that has none (init_conntrack).
+// It reports false for one that cannot have any.
+func (t *Table) begin(p *Packet, k *key, replyZone uint16, f *Flight) bool {
+	r, ok := k.invert()
+	if !ok {
+		t.counters.Invalid++
+		*f = Flight{verdict: Invalid}
+		return false
+	}
+	i := t.alloc(f.hash)
+	if i == 0 {
+		t.counters.Drop++
+		*f = Flight{verdict: Refused}
+		return false
+	}
+	r = r.withZone(replyZone)
+	t.setKeys(i, k, &r)
+	t.entries[i].tag = p.Tag
+	f.entry, f.pending = i, true
+	return true
 }
 
 // Directions that a lookup may match.
@@ -159,12 +181,12 @@ func (t *Table) lookup(k *key, h uint32, replyZone uint16) int32 {
 }
 
 // handle runs the tracker of the flow's protocol (nf_conntrack_handle_packet).
-func (t *Table) handle(e *entry, dir int, p *Packet) outcome {
+func (t *Table) handle(e *entry, k *track, dir int, p *Packet) outcome {
 	switch e.proto() {
 	case ct.TCP:
-		return t.tcpPacket(e, dir, p)
+		return t.tcpPacket(e, k, dir, p)
 	case ct.UDP:
-		return t.udpPacket(e, p)
+		return t.udpPacket(e, k, p)
 	case ct.ICMP, ct.ICMPv6:
 		return t.icmpPacket(e)
 	case ct.UDPLite:
@@ -172,15 +194,15 @@ func (t *Table) handle(e *entry, dir int, p *Packet) outcome {
 			return t.udplitePacket(e, p)
 		}
 	case ct.SCTP:
-		return t.sctpPacket(e, dir, p)
+		return t.sctpPacket(e, k, dir, p)
 	case ct.GRE:
-		return t.grePacket(e)
+		return t.grePacket(e, k)
 	case ct.DCCP:
 		if t.rules.dccp {
-			return t.dccpPacket(e, dir, p)
+			return t.dccpPacket(e, k, dir, p)
 		}
 	}
-	e.refresh(t.jiffies, t.timeouts[ct.TimeoutGeneric])
+	t.refresh(e, t.timeouts[ct.TimeoutGeneric])
 	return accept
 }
 
@@ -203,24 +225,35 @@ func b2i(b bool) int {
 
 // Abandon drops the packet on its way, by a rule for example. An unconfirmed
 // entry is freed.
-func (t *Table) Abandon(f Flight) Result {
+func (t *Table) Abandon(f Flight) (r Result) {
+	t.abandon(&f, &r)
+	return r
+}
+
+func (t *Table) abandon(f *Flight, r *Result) {
 	if f.pending {
 		t.release(f.entry)
 		f.entry = 0
 	}
-	return f.result(false)
+	f.result(r, false)
 }
 
 // Confirm does what happens at the last hook: source NAT, and putting a new
 // entry into the table, where it may lose against one that came first
 // (__nf_conntrack_confirm).
-func (t *Table) Confirm(at Time, f Flight) Result {
+func (t *Table) Confirm(at Time, f Flight) (r Result) {
 	if !f.pending {
-		return f.result(false)
+		f.result(&r, false)
+		return r
 	}
+	t.confirm(at, &f, &r)
+	return r
+}
+
+func (t *Table) confirm(at Time, f *Flight, res *Result) {
 	t.Advance(at)
 	if t.nat.on {
-		t.natSource(&f)
+		t.natSource(f)
 	}
 	i := f.entry
 	e := &t.entries[i]
@@ -232,8 +265,10 @@ func (t *Table) Confirm(at Time, f Flight) Result {
 	case long:
 		t.counters.ChainTooLong++
 		t.counters.InsertFailed++
+		t.release(i)
+		*res = Result{Verdict: Lost}
 	case winner != 0:
-		return t.resolveClash(f, winner, &o, &r, rb)
+		t.resolveClash(f, winner, &o, &r, rb, res)
 	default:
 		e.deadline += t.jiffies
 		t.push(ob, i<<1)
@@ -241,14 +276,12 @@ func (t *Table) Confirm(at Time, f Flight) Result {
 		e.set(ct.StatusConfirmed)
 		t.nat.remember(t, i)
 		t.emit(i, EventNew, CauseNone)
-		return f.result(true)
+		f.result(res, true)
 	}
-	t.release(i)
-	return Result{Verdict: Lost}
 }
 
-func (f *Flight) result(created bool) Result {
-	return Result{Verdict: f.verdict, Info: f.info, Reply: f.reply, Created: created, Entry: ID(f.entry)}
+func (f *Flight) result(r *Result, created bool) {
+	r.Verdict, r.Info, r.Reply, r.Created, r.Entry = f.verdict, f.info, f.reply, created, ID(f.entry)
 }
 
 // scan walks both chains for an entry that has one of the tuples already, and
@@ -274,8 +307,8 @@ func (t *Table) scanChain(k *key, b, limit uint32) (winner int32, long bool) {
 	for n := uint32(0); l != 0; n++ {
 		e := &t.entries[l>>1]
 		w := &want[l&1]
-		if e.ports == w.ports && e.meta == w.meta && e.src == w.src && e.dst == w.dst ||
-			e.meta&metaSide != 0 && t.sides[e.side].keys[l&1] == *k {
+		if e.ends == w.ends && e.what == w.what ||
+			e.what&metaSide != 0 && t.sides[e.side()].keys[l&1] == *k {
 			return l, false
 		}
 		if n > limit {
@@ -303,28 +336,33 @@ func (t *Table) allowsClash(p ct.Proto) bool {
 // resolveClash deals with a packet whose entry was made by another packet
 // meanwhile: the packet joins that entry, or its own entry lives for a second
 // in the reply direction only, or it is dropped (nf_ct_resolve_clash).
-func (t *Table) resolveClash(f Flight, winner int32, o, r *key, rb uint32) Result {
+func (t *Table) resolveClash(f *Flight, winner int32, o, r *key, rb uint32, res *Result) {
 	if !t.allowsClash(o.proto()) {
-		return t.lose(f)
+		t.lose(f, res)
+		return
 	}
 	if t.canMerge(winner>>1, o, r) {
-		return t.merge(f, winner)
+		t.merge(f, winner, res)
+		return
 	}
 	if !t.rules.natClash {
-		return t.lose(f)
+		t.lose(f, res)
+		return
 	}
 	if w, _ := t.scanChain(r, rb, 1<<31); w != 0 {
 		if t.canMerge(w>>1, o, r) {
-			return t.merge(f, w)
+			t.merge(f, w, res)
+		} else {
+			t.lose(f, res)
 		}
-		return t.lose(f)
+		return
 	}
 	e := &t.entries[f.entry]
 	e.deadline = t.jiffies + uint32(t.knobs.HZ)
 	e.set(ct.StatusFixedTimeout | ct.StatusNATClash | ct.StatusConfirmed)
 	t.push(rb, f.entry<<1|reply)
 	t.counters.ClashResolve++
-	return f.result(true)
+	f.result(res, true)
 }
 
 func (t *Table) canMerge(i int32, o, r *key) bool {
@@ -333,16 +371,16 @@ func (t *Table) canMerge(i int32, o, r *key) bool {
 	return eo == *o && er == *r || t.rules.clashReverse && eo == *r && er == *o
 }
 
-func (t *Table) merge(f Flight, winner int32) Result {
+func (t *Table) merge(f *Flight, winner int32, r *Result) {
 	t.release(f.entry)
 	f.entry = winner >> 1
 	t.counters.ClashResolve++
-	return f.result(false)
+	f.result(r, false)
 }
 
-func (t *Table) lose(f Flight) Result {
+func (t *Table) lose(f *Flight, r *Result) {
 	t.release(f.entry)
 	t.counters.Drop++
 	t.counters.InsertFailed++
-	return Result{Verdict: Lost}
+	*r = Result{Verdict: Lost}
 }

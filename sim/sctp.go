@@ -139,7 +139,7 @@ func sctpShape(p *SCTPPacket) (m sctpChunks, ok bool) {
 }
 
 // sctpPacket tracks SCTP (nf_conntrack_sctp_packet).
-func (t *Table) sctpPacket(e *entry, dir int, p *Packet) outcome {
+func (t *Table) sctpPacket(e *entry, k *track, dir int, p *Packet) outcome {
 	s := &p.SCTP
 	if t.badL4(p) {
 		return invalid
@@ -149,16 +149,16 @@ func (t *Table) sctpPacket(e *entry, dir int, p *Packet) outcome {
 		return invalid
 	}
 	if !e.has(ct.StatusConfirmed) {
-		if kinds.any(sctpAbort, sctpShutdownComplete, sctpCookieAck) || !t.sctpNew(e, s) {
+		if kinds.any(sctpAbort, sctpShutdownComplete, sctpCookieAck) || !t.sctpNew(e, k, s) {
 			return invalid
 		}
 	}
 	ownCheck := kinds.any(sctpInit, sctpShutdownComplete, sctpCookieEcho, sctpAbort,
 		sctpShutdownAck, sctpHeartbeat, sctpHeartbeatAck)
-	if !ownCheck && s.VTag != e.track.vtag(dir) {
+	if !ownCheck && s.VTag != k.vtag(dir) {
 		return invalid
 	}
-	c := sctpWalk{t: t, e: e, dir: dir, vtag: s.VTag, data: kinds.any(sctpData)}
+	c := sctpWalk{t: t, e: e, k: k, dir: dir, vtag: s.VTag, data: kinds.any(sctpData)}
 	for i := range s.Chunks {
 		if !c.chunk(&s.Chunks[i]) {
 			return invalid
@@ -167,7 +167,7 @@ func (t *Table) sctpPacket(e *entry, dir int, p *Packet) outcome {
 	if c.keep {
 		return ignored
 	}
-	e.refresh(t.jiffies, t.sctpTimeout(c.to))
+	t.refresh(e, t.sctpTimeout(c.to))
 	if t.rules.sctp == sctpHeartbeatAcked && c.was == sCE && dir == reply && c.to == sES {
 		e.set(ct.StatusAssured)
 	}
@@ -182,8 +182,7 @@ func (t *Table) sctpTimeout(s uint8) uint32 {
 }
 
 // sctpNew starts the memory of a flow from its first packet (sctp_new).
-func (t *Table) sctpNew(e *entry, p *SCTPPacket) bool {
-	k := &e.track
+func (t *Table) sctpNew(e *entry, k *track, p *SCTPPacket) bool {
 	*k = track{}
 	e.state = uint8(ct.SCTPNone)
 	for i := range p.Chunks {
@@ -222,6 +221,7 @@ func (t *Table) sctpMove(dir int, from, typ uint8) uint8 {
 type sctpWalk struct {
 	t       *Table
 	e       *entry
+	k       *track
 	dir     int
 	vtag    uint32
 	data    bool // the packet carries data
@@ -250,7 +250,7 @@ func (c *sctpWalk) chunk(ch *SCTPChunk) bool {
 // tagOK checks the verification tag by the chunk's own rule (RFC 9260, 8.5.1).
 // skip means that the chunk changes nothing.
 func (c *sctpWalk) tagOK(ch *SCTPChunk) (ok, skip bool) {
-	k := &c.e.track
+	k := c.k
 	own, peer := k.vtag(c.dir), k.vtag(1-c.dir)
 	old := c.t.rules.sctp == sctpHeartbeatAcked
 	reflected := ch.Flags&1 != 0
@@ -291,7 +291,7 @@ func (c *sctpWalk) tagOK(ch *SCTPChunk) (ok, skip bool) {
 // the heartbeat is let through, and if it is answered from the other side, the
 // new tag counts.
 func (c *sctpWalk) probe(typ uint8) (ok, skip bool) {
-	k := &c.e.track
+	k := c.k
 	if c.vtag == k.vtag(c.dir) {
 		k.lastFlags &^= sctpProbing
 		return true, false
@@ -322,7 +322,7 @@ func (c *sctpWalk) learnTag(ch *SCTPChunk) bool {
 	if ch.Short {
 		return false
 	}
-	k, other := &c.e.track, 1-c.dir
+	k, other := c.k, 1-c.dir
 	if c.t.rules.sctp == sctpPaths {
 		if ch.Type == sctpInit {
 			c.noteInit(k, ch.InitTag)

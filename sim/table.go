@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math/bits"
 	"math/rand/v2"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -31,6 +32,7 @@ type Table struct {
 	rng      *rand.PCG
 	heads    []int32 // first link of each bucket
 	entries  []entry // number 0 is not used
+	tracks   []track // parallel to entries
 	sides    []side  // number 0 is not used
 	acct     []acct  // parallel to entries while accounting is on
 	free     int32
@@ -38,8 +40,8 @@ type Table struct {
 	// count is what nf_conntrack_count shows: confirmed and unconfirmed
 	// entries, expired ones that nothing has walked over included.
 	count int
-	peak  int    // the largest count
-	heat  uint32 // of [Table.warm]: keeps its loads from being left out
+	peak  int // the largest count
+	ahead ahead
 
 	gc       gcState
 	limiter  ratelimit
@@ -80,6 +82,7 @@ func New(c Config) (*Table, error) {
 		t.secret[i] = t.rng.Uint64() | 1
 	}
 	t.entries = make([]entry, 1, t.reserve())
+	t.tracks = make([]track, 1, t.reserve())
 	t.nat.init(c.NAT, c.Buckets)
 	t.SetTimeouts(&c.Timeouts)
 	t.counters.Has = t.counterSet()
@@ -203,12 +206,14 @@ func (t *Table) uniform(n uint32) uint32 {
 
 // push puts a link at the head of a bucket.
 func (t *Table) push(bucket uint32, link int32) {
+	t.ahead.changed(bucket)
 	t.entries[link>>1].next[link&1] = t.heads[bucket]
 	t.heads[bucket] = link
 }
 
 // unlink takes a link out of its bucket.
 func (t *Table) unlink(bucket uint32, link int32) {
+	t.ahead.changed(bucket)
 	p := &t.heads[bucket]
 	for *p != link {
 		if *p == 0 {
@@ -232,8 +237,8 @@ func (t *Table) find(k *key, h uint32, ways uint8) (link int32) {
 			continue
 		}
 		w := &want[l&1]
-		if e.ports == w.ports && e.meta == w.meta && e.src == w.src && e.dst == w.dst ||
-			e.meta&metaSide != 0 && ways>>(l&1)&1 != 0 && t.sameSide(e, l&1, k, h) {
+		if e.ends == w.ends && e.what == w.what ||
+			e.what&metaSide != 0 && ways>>(l&1)&1 != 0 && t.sameSide(e, l&1, k, h) {
 			return l
 		}
 		l = e.next[l&1]
@@ -243,31 +248,26 @@ func (t *Table) find(k *key, h uint32, ways uint8) (link int32) {
 
 // sought is how an entry without a side record looks that has a key in one
 // direction.
-type sought struct{ src, dst, ports, meta uint32 }
+type sought struct{ ends, what uint64 }
 
-// notSought is the meta of no entry.
+// notSought is the what of no entry.
 const notSought = metaIPv6
 
 func (k *key) sought(want *[2]sought, ways uint8) {
-	src, dst := uint32(k.src.lo), uint32(k.dst.lo)
-	want[orig] = sought{src, dst, k.ports, k.meta}
+	want[orig] = sought{k.ends(), k.what()}
 	inv, invertible := k.invertPorts()
-	want[reply] = sought{dst, src, inv, k.meta}
+	want[reply] = sought{bits.RotateLeft64(k.ends(), 32), pair(inv, k.meta)}
 	if ways&originals == 0 || k.v6() {
-		want[orig].meta = notSought
+		want[orig].what = notSought
 	}
 	if ways&replies == 0 || k.v6() || !invertible {
-		want[reply].meta = notSought
+		want[reply].what = notSought
 	}
 }
 
 // sameSide compares a key with that of an entry with a side record.
 func (t *Table) sameSide(e *entry, dir int32, k *key, h uint32) bool {
-	mark := e.src
-	if dir == reply {
-		mark = e.dst
-	}
-	return mark == h && t.sides[e.side].keys[dir] == *k
+	return e.mark(dir) == h && t.sides[e.side()].keys[dir] == *k
 }
 
 // reap destroys the expired entry of a link and returns the link after it.
@@ -292,8 +292,10 @@ func (t *Table) alloc(h uint32) int32 {
 	} else {
 		i = int32(len(t.entries))
 		t.entries = append(t.entries, entry{})
+		t.tracks = append(t.tracks, track{})
 	}
 	t.entries[i] = entry{}
+	t.tracks[i] = track{}
 	if t.knobs.Acct {
 		t.setAcct(i, acct{})
 	}
@@ -328,7 +330,7 @@ func (t *Table) destroy(i int32, cause Cause) {
 		k := t.key(e, dir)
 		t.unlink(t.bucket(t.hash(&k)), i<<1|int32(dir))
 	}
-	if e.side != 0 {
+	if e.side() != 0 {
 		t.nat.forget(t, i)
 	}
 	t.release(i)

@@ -35,10 +35,13 @@ func tcpPacket(forward bool, flags uint8, seq, ack uint32) *Packet {
 }
 
 func TestEntrySize(t *testing.T) {
-	if s := unsafe.Sizeof(entry{}); s > 96 {
-		t.Errorf("an entry takes %d bytes, want at most 96", s)
+	if s := unsafe.Sizeof(entry{}); s != 32 {
+		t.Errorf("what walks look at takes %d bytes, want 32", s)
 	}
-	if s := unsafe.Sizeof(entry{}) + unsafe.Sizeof(side{}); s > 184 {
+	if s := unsafe.Sizeof(track{}); s != 64 {
+		t.Errorf("what trackers remember takes %d bytes, want 64", s)
+	}
+	if s := unsafe.Sizeof(entry{}) + unsafe.Sizeof(track{}) + unsafe.Sizeof(side{}); s > 184 {
 		t.Errorf("an entry with its side record takes %d bytes, want at most 184", s)
 	}
 }

@@ -140,16 +140,15 @@ func tcpSettled(e *entry) bool {
 }
 
 // tcpPacket tracks TCP (nf_conntrack_tcp_packet).
-func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
+func (t *Table) tcpPacket(e *entry, k *track, dir int, p *Packet) outcome {
 	s := &p.TCP
 	if t.badL4(p) || !tcpFlagsValid(s.Flags) {
 		return invalid
 	}
-	if !e.has(ct.StatusConfirmed) && !t.tcpNew(e, s) {
+	if !e.has(ct.StatusConfirmed) && !t.tcpNew(e, k, s) {
 		return invalid
 	}
 	kind := tcpKindOf(s.Flags)
-	k := &e.track
 	was := e.state
 	t.observe(ct.TCP, dir, uint8(kind), was)
 	to := t.rules.tcp[dir][kind][was]
@@ -187,26 +186,25 @@ func (t *Table) tcpPacket(e *entry, dir int, p *Packet) outcome {
 	case cl:
 		if kind == kindRst {
 			var out outcome
-			if to, check, out = t.tcpReset(e, dir, s, to); out == invalid {
+			if to, check, out = t.tcpReset(e, k, dir, s, to); out == invalid {
 				return invalid
 			}
 		}
 	}
 	if check {
-		switch t.tcpInWindow(e, dir, kind, s) {
+		switch t.tcpInWindow(e, k, dir, kind, s) {
 		case windowIgnore:
 			return ignored
 		case windowInvalid:
-			t.tcpCutInvalid(e, dir, kind)
+			t.tcpCutInvalid(e, k, dir, kind)
 			return invalid
 		}
 	}
-	return t.tcpAccepted(e, dir, kind, was, to)
+	return t.tcpAccepted(e, k, dir, kind, was, to)
 }
 
 // tcpNew starts the memory of a new flow from its first segment (tcp_new).
-func (t *Table) tcpNew(e *entry, s *Segment) bool {
-	k := &e.track
+func (t *Table) tcpNew(e *entry, k *track, s *Segment) bool {
 	*k = track{lastKind: kindNone}
 	e.state = uint8(ct.TCPNone)
 	kind := tcpKindOf(s.Flags)
@@ -299,8 +297,7 @@ func (t *Table) tcpRemember(k *track, was uint8, kind tcpKind, dir int, s *Segme
 // tcpReset decides on an RST whether to believe it, to keep the state because
 // the peer may answer with a challenge ACK, or to call it invalid. check is
 // false where the window must not be checked.
-func (t *Table) tcpReset(e *entry, dir int, s *Segment, to uint8) (next uint8, check bool, out outcome) {
-	k := &e.track
+func (t *Table) tcpReset(e *entry, k *track, dir int, s *Segment, to uint8) (next uint8, check bool, out outcome) {
 	if t.rules.rstClosing && tcpClosing(ct.State(e.state)) {
 		return to, false, accept
 	}
@@ -339,12 +336,11 @@ func (t *Table) tcpReset(e *entry, dir int, s *Segment, to uint8) (next uint8, c
 
 // tcpCutInvalid shortens the life of an assured flow of which both sides sent
 // an invalid FIN or RST (nf_tcp_handle_invalid).
-func (t *Table) tcpCutInvalid(e *entry, dir int, kind tcpKind) {
+func (t *Table) tcpCutInvalid(e *entry, k *track, dir int, kind tcpKind) {
 	if !t.rules.cutInvalidClose || !e.has(ct.StatusAssured) || e.has(ct.StatusFixedTimeout) ||
 		kind != kindRst && kind != kindFin {
 		return
 	}
-	k := &e.track
 	if int(k.lastDir) == dir || k.lastKind != kindFin && k.lastKind != kindRst {
 		k.lastKind, k.lastDir = kind, uint8(dir)
 		return
@@ -352,13 +348,12 @@ func (t *Table) tcpCutInvalid(e *entry, dir int, kind tcpKind) {
 	left := int32(e.deadline - t.jiffies)
 	cap := t.tcpTimeouts[tcpTimeoutUnack]
 	if left >= 120*int32(t.knobs.HZ) && uint32(left) > cap {
-		e.deadline = t.jiffies + cap
+		t.setDeadline(e, cap)
 	}
 }
 
 // tcpAccepted moves the entry on: state, timeout, ASSURED.
-func (t *Table) tcpAccepted(e *entry, dir int, kind tcpKind, was, to uint8) outcome {
-	k := &e.track
+func (t *Table) tcpAccepted(e *entry, k *track, dir int, kind tcpKind, was, to uint8) outcome {
 	k.lastKind, k.lastDir = kind, uint8(dir)
 	e.state = to
 	if was != to && to == fw {
@@ -377,7 +372,7 @@ func (t *Table) tcpAccepted(e *entry, dir int, kind tcpKind, was, to uint8) outc
 	} else if !e.has(ct.StatusAssured) && (was == sr || was == es) && to == es {
 		e.set(ct.StatusAssured)
 	}
-	e.refresh(t.jiffies, timeout)
+	t.refresh(e, timeout)
 	return accept
 }
 

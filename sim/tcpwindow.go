@@ -20,8 +20,7 @@ const maxAckWindow = 66000
 //	seq+len   > S.end − R.maxWin            not too old
 //	ack/sack  ≤ R.end                       of data that was seen
 //	ack/sack  > R.end − max(S.maxWin,66000) not too late
-func (t *Table) tcpInWindow(e *entry, dir int, kind tcpKind, p *Segment) windowResult {
-	k := &e.track
+func (t *Table) tcpInWindow(e *entry, k *track, dir int, kind tcpKind, p *Segment) windowResult {
 	s, r := &k.seen[dir], &k.seen[1-dir]
 	seq, ack, win, end := p.Seq, p.Ack, uint32(p.Window), tcpEnd(p)
 	sack := ack
@@ -30,7 +29,7 @@ func (t *Table) tcpInWindow(e *entry, dir int, kind tcpKind, p *Segment) windowR
 	}
 	syn := p.Flags&TCPSyn != 0
 
-	if t.tcpLearnFirst(e, dir, p, sack, end) {
+	if t.tcpLearnFirst(e, k, dir, p, sack, end) {
 		return windowAccept
 	}
 	if p.Flags&TCPAck == 0 || p.Flags&TCPRst != 0 && ack == 0 {
@@ -93,8 +92,7 @@ func (k *track) countRepeat(dir int, seq, ack, end uint32, win uint16) {
 
 // tcpLearnFirst starts a side from its first segment, or afresh from a newer
 // SYN. It reports whether the segment needs no check.
-func (t *Table) tcpLearnFirst(e *entry, dir int, p *Segment, sack, end uint32) (done bool) {
-	k := &e.track
+func (t *Table) tcpLearnFirst(e *entry, k *track, dir int, p *Segment, sack, end uint32) (done bool) {
 	s, r := &k.seen[dir], &k.seen[1-dir]
 	syn, bare := p.Flags&TCPSyn != 0, p.Flags&TCPAck == 0
 	switch {

@@ -1,8 +1,8 @@
 package sim
 
-// track is the memory of a protocol's tracker within an entry. It is laid out
-// for TCP; the other protocols keep their few words in its fields, through the
-// methods below.
+// track is what a protocol's tracker remembers of a flow, one line of the cache.
+// It is laid out for TCP; the other protocols keep their few words in its fields,
+// through the methods below.
 type track struct {
 	seen [2]tcpSide
 
@@ -13,6 +13,8 @@ type track struct {
 	lastScale                 uint8
 	lastFlags                 uint8
 	retrans                   uint8
+
+	_ uint32
 }
 
 // tcpSide is what the window check remembers of one side (ip_ct_tcp_state).

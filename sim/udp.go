@@ -5,23 +5,23 @@ import "github.com/ctwarden/ctwarden/ct"
 // udpPacket tracks UDP (nf_conntrack_udp_packet). The stream timeout and
 // ASSURED come with two-way traffic; since 5.0 and 5.17 only where the flow has
 // lived for two seconds.
-func (t *Table) udpPacket(e *entry, p *Packet) outcome {
+func (t *Table) udpPacket(e *entry, k *track, p *Packet) outcome {
 	if t.badL4(p) {
 		return invalid
 	}
 	if !e.has(ct.StatusConfirmed) {
-		e.track.setStreamFrom(t.jiffies + 2*uint32(t.knobs.HZ))
+		k.setStreamFrom(t.jiffies + 2*uint32(t.knobs.HZ))
 	}
 	if !e.has(ct.StatusSeenReply) {
-		e.refresh(t.jiffies, t.timeouts[ct.TimeoutUDP])
+		t.refresh(e, t.timeouts[ct.TimeoutUDP])
 		return accept
 	}
-	old := int32(e.track.streamFrom()-t.jiffies) < 0
+	old := int32(k.streamFrom()-t.jiffies) < 0
 	timeout := ct.TimeoutUDP
 	if old || !t.rules.udpStreamDelay {
 		timeout = ct.TimeoutUDPStream
 	}
-	e.refresh(t.jiffies, t.timeouts[timeout])
+	t.refresh(e, t.timeouts[timeout])
 	if (old || !t.rules.udpAssuredDelay) && !e.has(ct.StatusNATClash) {
 		e.set(ct.StatusAssured)
 	}
@@ -34,10 +34,10 @@ func (t *Table) udplitePacket(e *entry, p *Packet) outcome {
 		return invalid
 	}
 	if !e.has(ct.StatusSeenReply) {
-		e.refresh(t.jiffies, t.timeouts[ct.TimeoutUDPLite])
+		t.refresh(e, t.timeouts[ct.TimeoutUDPLite])
 		return accept
 	}
-	e.refresh(t.jiffies, t.timeouts[ct.TimeoutUDPLiteStream])
+	t.refresh(e, t.timeouts[ct.TimeoutUDPLiteStream])
 	if !e.has(ct.StatusNATClash) {
 		e.set(ct.StatusAssured)
 	}
@@ -55,16 +55,16 @@ func (t *Table) badL4(p *Packet) bool {
 
 // grePacket tracks GRE (nf_conntrack_gre_packet): the timeouts are copied into
 // the entry at its birth, and two-way traffic assures at once.
-func (t *Table) grePacket(e *entry) outcome {
+func (t *Table) grePacket(e *entry, k *track) outcome {
 	if !e.has(ct.StatusConfirmed) {
-		e.track.setGRETimeouts(t.timeouts[ct.TimeoutGRE], t.timeouts[ct.TimeoutGREStream])
+		k.setGRETimeouts(t.timeouts[ct.TimeoutGRE], t.timeouts[ct.TimeoutGREStream])
 	}
-	plain, stream := e.track.greTimeouts()
+	plain, stream := k.greTimeouts()
 	if !e.has(ct.StatusSeenReply) {
-		e.refresh(t.jiffies, plain)
+		t.refresh(e, plain)
 		return accept
 	}
-	e.refresh(t.jiffies, stream)
+	t.refresh(e, stream)
 	if !e.has(ct.StatusNATClash) {
 		e.set(ct.StatusAssured)
 	}

@@ -14,6 +14,6 @@ func (t *Table) SetTimeout(id ID, seconds uint32) bool {
 	if !e.has(ct.StatusConfirmed) || e.has(ct.StatusFixedTimeout) {
 		return false
 	}
-	e.deadline = t.jiffies + seconds*uint32(t.knobs.HZ)
+	t.setDeadline(e, seconds*uint32(t.knobs.HZ))
 	return true
 }
