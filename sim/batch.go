@@ -77,10 +77,12 @@ func (t *Table) lookAhead(ps []Packet) {
 	a.touched = [len(a.touched)]uint64{}
 	t.follow(a, n)
 	fresh := 0
+	heat := uint32(0)
 	for _, l := range a.links[:n] {
-		a.heat += t.tracks[max(l, 0)>>1].lastSeq
+		heat += t.tracks[max(l, 0)>>1].lastSeq
 		fresh += int(uint32(l-1) >> 31 &^ (uint32(l) >> 31))
 	}
+	a.heat += heat
 	if len(t.sides) > 0 {
 		t.sidesAhead(a, n)
 	}
@@ -103,19 +105,21 @@ func (t *Table) follow(a *ahead, n int) {
 		a.links[i] = t.heads[t.bucket(a.hashes[i])]
 		open[i] = uint8(i)
 	}
-	entries, now := t.entries, t.jiffies
+	entries, now, heat := t.entries, t.jiffies, uint32(0)
+	sided := len(t.sides) > 0
 	for walkers := n; walkers > 0; {
 		for _, i := range open[:walkers] {
-			a.heat += entries[a.links[i&(BatchSize-1)]>>1].deadline
+			heat += entries[a.links[i&(BatchSize-1)]>>1].deadline
 		}
 		still := 0
 		for _, i := range open[:walkers] {
 			i &= BatchSize - 1
 			l := a.links[i]
 			e, w := &entries[l>>1], &a.wants[i][l&1]
-			plain := e.ends ^ w.ends | e.what ^ w.what
-			aside := uint64(e.mark(l&1)^a.hashes[i]) | ^e.what&metaSide
-			fits := zero(plain) | zero(aside)
+			fits := zero(e.ends ^ w.ends | e.what ^ w.what)
+			if sided {
+				fits |= zero(uint64(e.mark(l&1)^a.hashes[i]) | ^e.what&metaSide)
+			}
 			left := int32(e.deadline - now)
 			dead := (left | (left - 1)) >> 31 & (-l >> 31)
 			next := e.next[l&1]
@@ -127,6 +131,7 @@ func (t *Table) follow(a *ahead, n int) {
 		}
 		walkers = still
 	}
+	a.heat += heat
 }
 
 // zero returns all ones for 0, and 0 for any other number.

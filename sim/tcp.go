@@ -16,21 +16,26 @@ const (
 	numTCPKinds
 )
 
-func tcpKindOf(flags uint8) tcpKind {
-	switch {
-	case flags&TCPRst != 0:
-		return kindRst
-	case flags&(TCPSyn|TCPAck) == TCPSyn|TCPAck:
-		return kindSynAck
-	case flags&TCPSyn != 0:
-		return kindSyn
-	case flags&TCPFin != 0:
-		return kindFin
-	case flags&TCPAck != 0:
-		return kindAck
+// tcpKinds are the kinds by flags.
+var tcpKinds = func() (kinds [256]tcpKind) {
+	for flags := range kinds {
+		switch {
+		case flags&TCPRst != 0:
+			kinds[flags] = kindRst
+		case flags&(TCPSyn|TCPAck) == TCPSyn|TCPAck:
+			kinds[flags] = kindSynAck
+		case flags&TCPSyn != 0:
+			kinds[flags] = kindSyn
+		case flags&TCPFin != 0:
+			kinds[flags] = kindFin
+		case flags&TCPAck != 0:
+			kinds[flags] = kindAck
+		default:
+			kinds[flags] = kindNone
+		}
 	}
-	return kindNone
-}
+	return kinds
+}()
 
 // Flags of one side, as ctnetlink shows them (IP_CT_TCP_FLAG_*).
 const (
@@ -50,7 +55,9 @@ const (
 	tcpIgnore  = 0xff
 )
 
-type tcpTable [2][numTCPKinds][ct.NumTCPStates]uint8
+// tcpTable has room for more kinds and states than there are, so that indices need
+// no check.
+type tcpTable [2][8][16]uint8
 
 // tcpNext is the transition table of 3.19 and later, tcp_conntracks: by
 // direction, kind of segment and state (NONE, SYN_SENT, SYN_RECV, ESTABLISHED,
@@ -106,16 +113,18 @@ func (t *Table) setTCPTimeouts() {
 	t.tcpTimeouts[tcpTimeoutUnack] = t.timeouts[ct.TimeoutTCPUnacknowledged]
 }
 
-// tcpFlagsValid reports whether the kernel tracks a combination of flags at
-// all; PSH, ECE and CWR do not matter.
-func tcpFlagsValid(flags uint8) bool {
-	switch flags &^ (TCPPsh | TCPEce | TCPCwr) {
-	case TCPSyn, TCPSyn | TCPUrg, TCPSyn | TCPAck, TCPRst, TCPRst | TCPAck,
-		TCPFin | TCPAck, TCPFin | TCPAck | TCPUrg, TCPAck, TCPAck | TCPUrg:
-		return true
+// tcpFlagsValid tells which combinations of flags the kernel tracks at all; PSH,
+// ECE and CWR do not matter.
+var tcpFlagsValid = func() (valid [256]bool) {
+	for flags := range valid {
+		switch flags &^ (TCPPsh | TCPEce | TCPCwr) {
+		case TCPSyn, TCPSyn | TCPUrg, TCPSyn | TCPAck, TCPRst, TCPRst | TCPAck,
+			TCPFin | TCPAck, TCPFin | TCPAck | TCPUrg, TCPAck, TCPAck | TCPUrg:
+			valid[flags] = true
+		}
 	}
-	return false
-}
+	return valid
+}()
 
 // tcpEnd is the sequence number behind a segment.
 func tcpEnd(s *Segment) uint32 {
@@ -142,16 +151,16 @@ func tcpSettled(e *entry) bool {
 // tcpPacket tracks TCP (nf_conntrack_tcp_packet).
 func (t *Table) tcpPacket(e *entry, k *track, dir int, p *Packet) outcome {
 	s := &p.TCP
-	if t.badL4(p) || !tcpFlagsValid(s.Flags) {
+	if t.badL4(p) || !tcpFlagsValid[s.Flags] {
 		return invalid
 	}
 	if !e.has(ct.StatusConfirmed) && !t.tcpNew(e, k, s) {
 		return invalid
 	}
-	kind := tcpKindOf(s.Flags)
+	kind := tcpKinds[s.Flags]
 	was := e.state
 	t.observe(ct.TCP, dir, uint8(kind), was)
-	to := t.rules.tcp[dir][kind][was]
+	to := t.rules.tcp[dir&1][kind&7][was&15]
 	check := true
 	switch to {
 	case ss:
@@ -207,7 +216,7 @@ func (t *Table) tcpPacket(e *entry, k *track, dir int, p *Packet) outcome {
 func (t *Table) tcpNew(e *entry, k *track, s *Segment) bool {
 	*k = track{lastKind: kindNone}
 	e.state = uint8(ct.TCPNone)
-	kind := tcpKindOf(s.Flags)
+	kind := tcpKinds[s.Flags]
 	to := t.rules.tcp[orig][kind][ct.TCPNone]
 	if to == tcpInvalid || to != ss && !t.knobs.TCPLoose {
 		t.observe(ct.TCP, orig, uint8(kind), uint8(ct.TCPNone))

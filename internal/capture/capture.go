@@ -26,8 +26,9 @@ var ErrFormat = errors.New("not a packet capture (pcap or pcapng, plain, gzip or
 // looks at headers only. Longer records are cut, not refused.
 const maxPacket = 1 << 16
 
-// bufferSize is what is read of the input at a time.
-const bufferSize = 1 << 20
+// bufferSize is what is read of the input at a time: little enough to stay in the
+// processor's caches.
+const bufferSize = 1 << 18
 
 // record is one captured packet as the file has it. data is valid until the
 // next call.
@@ -114,18 +115,18 @@ func openSource(br *bufio.Reader) (source, error) {
 func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
 	rec := &r.rec
 	for {
-		err := r.src.next(rec)
-		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			r.stats.Cut = true
-			return 0, io.EOF
-		case err != nil:
+		if err := r.src.next(rec); err != nil {
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				r.stats.Cut = true
+				err = io.EOF
+			}
 			return 0, err
 		}
-		reason := decode(rec, p)
-		if reason != "" {
-			r.stats.Skipped[reason]++
-			continue
+		if !plainTCP(rec, p) {
+			if reason := decode(rec, p); reason != "" {
+				r.stats.Skipped[reason]++
+				continue
+			}
 		}
 		if rec.at < r.last {
 			r.stats.Backwards++

@@ -302,3 +302,30 @@ func BenchmarkNext(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mpkt/s")
 }
+
+// TestPlainTCP: the short way decodes as the long one, or not at all.
+func TestPlainTCP(t *testing.T) {
+	whole := frames(t)["tcp4"]
+	rng := rand.New(rand.NewPCG(3, 4))
+	plain := 0
+	for range 200000 {
+		b := bytes.Clone(whole)
+		for range rng.IntN(4) {
+			b[12+rng.IntN(len(b)-12)] = byte(rng.IntN(256)) >> rng.IntN(8)
+		}
+		rec := record{link: linkEthernet, data: b[:len(b)-rng.IntN(8)*rng.IntN(2)], orig: uint32(len(b) + rng.IntN(40) - 4)}
+		long := rec
+		var p, want sim.Packet
+		if !plainTCP(&rec, &p) {
+			continue
+		}
+		plain++
+		reason := decode(&long, &want)
+		if reason != "" || rec.hops != long.hops || cmp.Diff(want, p, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })) != "" {
+			t.Fatalf("%x: %q, %+v, want %+v", rec.data, reason, p, want)
+		}
+	}
+	if plain < 50000 {
+		t.Errorf("only %d plain packets", plain)
+	}
+}

@@ -31,9 +31,9 @@ const (
 // of 16 bytes each.
 type pcap struct {
 	r     *bufio.Reader
-	big   bool // big-endian
-	nanos bool
-	extra int // bytes of the record header beyond 16
+	big   bool     // big-endian
+	unit  sim.Time // of the fraction of a second
+	extra int      // bytes of the record header beyond 16
 	link  linkType
 	skip  int64 // bytes of the last record that are still in the way
 	// window is what the reader has in memory, used what of it has been handed
@@ -42,35 +42,31 @@ type pcap struct {
 	used   int
 }
 
-func (p *pcap) uint32(b []byte) uint32 {
-	v := binary.LittleEndian.Uint32(b)
-	if p.big {
-		v = bits.ReverseBytes32(v)
-	}
-	return v
-}
-
 func openPcap(br *bufio.Reader) (source, error) {
 	h, err := br.Peek(24)
 	if err != nil {
 		return nil, fmt.Errorf("%w: it ends after %d bytes", ErrFormat, len(h))
 	}
-	p := &pcap{r: br}
+	p := &pcap{r: br, unit: 1e3}
 	switch binary.LittleEndian.Uint32(h) {
 	case 0xa1b2c3d4:
 	case 0xa1b23c4d:
-		p.nanos = true
+		p.unit = 1
 	case 0xd4c3b2a1:
 		p.big = true
 	case 0x4d3cb2a1:
-		p.big, p.nanos = true, true
+		p.big, p.unit = true, 1
 	case 0xa1b2cd34: // the "modified" format of old Linux distributions
 		p.extra = 8
 	default:
 		return nil, ErrFormat
 	}
+	link := binary.LittleEndian.Uint32(h[20:])
+	if p.big {
+		link = bits.ReverseBytes32(link)
+	}
 	// The upper bits hold the length of a frame check sequence.
-	p.link = linkType(p.uint32(h[20:]) & 0x0fffffff)
+	p.link = linkType(link & 0x0fffffff)
 	_, err = br.Discard(24)
 	return p, err
 }
@@ -89,13 +85,14 @@ func (p *pcap) next(rec *record) error {
 
 // head reads a record's header and returns the length of its data.
 func (p *pcap) head(rec *record, h []byte) int64 {
-	length, orig := p.uint32(h[8:]), p.uint32(h[12:])
-	rec.at = sim.Time(p.uint32(h)) * 1e9
-	if fraction := sim.Time(p.uint32(h[4:])); p.nanos {
-		rec.at += fraction
-	} else {
-		rec.at += fraction * 1e3
+	le := binary.LittleEndian
+	h = h[:16]
+	second, fraction, length, orig := le.Uint32(h), le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
+	if p.big {
+		swap := bits.ReverseBytes32
+		second, fraction, length, orig = swap(second), swap(fraction), swap(length), swap(orig)
 	}
+	rec.at = sim.Time(second)*1e9 + sim.Time(fraction)*p.unit
 	rec.link, rec.orig = p.link, max(orig, length)
 	return int64(length)
 }
