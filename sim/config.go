@@ -34,6 +34,11 @@ type Config struct {
 	Events func(Event)
 	// Log, if not nil, gets the kernel's log lines after rate limiting.
 	Log func(Time, string)
+	// Memory, if not nil, is told of every large piece of memory before the table
+	// uses it, so that the caller may ask the system to back it with huge pages:
+	// a table of millions of entries waits less then. It must leave the bytes
+	// alone. Tables without Max take memory as they grow, and tell of none.
+	Memory func([]byte)
 }
 
 // Knobs are the settings besides sizes and timeouts.

@@ -115,6 +115,7 @@ func (t *Table) newSide() int32 {
 	}
 	if len(t.sides) == 0 {
 		t.sides = make([]side, 1, t.reserve())
+		tell(t, t.sides)
 	}
 	t.sides = append(t.sides, side{})
 	return int32(len(t.sides) - 1)

@@ -3,6 +3,7 @@ package sim
 import (
 	"math/bits"
 	"math/rand/v2"
+	"unsafe"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/sim/internal/hook"
@@ -44,6 +45,7 @@ type Table struct {
 	ahead ahead
 
 	gc       gcState
+	memory   func([]byte)
 	limiter  ratelimit
 	watch    func(hook.Cell)
 	counters ct.Counters
@@ -59,6 +61,13 @@ func (t *Table) reserve() int {
 		return 1 << 10
 	}
 	return min(t.max+2, mostReserved)
+}
+
+// tell announces a slice that will be filled.
+func tell[T any](t *Table, s []T) {
+	if size := cap(s) * int(unsafe.Sizeof(*new(T))); t.memory != nil && t.max != 0 && size > 0 {
+		t.memory(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), size))
+	}
 }
 
 type acct struct{ dir [2]ct.DirCounters }
@@ -81,8 +90,12 @@ func New(c Config) (*Table, error) {
 	for i := range t.secret {
 		t.secret[i] = t.rng.Uint64() | 1
 	}
+	t.memory = c.Memory
 	t.entries = make([]entry, 1, t.reserve())
 	t.tracks = make([]track, 1, t.reserve())
+	tell(t, t.entries)
+	tell(t, t.tracks)
+	tell(t, t.heads)
 	t.nat.init(c.NAT, c.Buckets)
 	t.SetTimeouts(&c.Timeouts)
 	t.counters.Has = t.counterSet()
@@ -131,6 +144,7 @@ func (t *Table) Buckets() int { return len(t.heads) }
 func (t *Table) SetBuckets(n int) {
 	old := t.heads
 	t.heads = make([]int32, n)
+	tell(t, t.heads)
 	for _, l := range old {
 		for l != 0 {
 			e := &t.entries[l>>1]

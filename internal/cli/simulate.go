@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/hugepages"
 	"github.com/ctwarden/ctwarden/internal/observe"
 	"github.com/ctwarden/ctwarden/internal/simulate"
 	"github.com/ctwarden/ctwarden/sim"
@@ -115,7 +116,7 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 		return s.search(ctx, settings[0], in)
 	}
 	p := newProgress(s.env)
-	o := simulate.Options{Workers: s.workers, Scale: s.scale, Progress: together(p, "simulating", in, len(settings))}
+	o := simulate.Options{Workers: s.workers, Scale: s.scale, Memory: hugepages.Advise, Progress: together(p, "simulating", in, len(settings))}
 	var rs []simulate.Result
 	if in.spec != nil {
 		rs, err = simulate.Compare(ctx, settings, in.generated(s), o)
@@ -194,7 +195,7 @@ func (s *simulator) search(ctx context.Context, set simulate.Setting, in *traffi
 	tell := func(v int, met bool) {
 		fmt.Fprintf(s.env.Stderr, "%s=%d: target %s\n", s.find, v, map[bool]string{true: "met", false: "missed"}[met])
 	}
-	o := simulate.Options{Workers: 1, Scale: s.scale}
+	o := simulate.Options{Workers: 1, Scale: s.scale, Memory: hugepages.Advise}
 	f, err := simulate.Find(ctx, set, s.find, s.low, s.high, target, traffic, o, tell)
 	if errors.Is(err, simulate.ErrNotFound) {
 		return &ExitError{ExitFound, err}

@@ -35,7 +35,7 @@ func newRunner(s Setting, t Traffic, o Options, tell func(Progress)) (*runner, e
 		rn.every = max(sim.Time(rn.length)/sim.Time(o.Samples), 1)
 	}
 	cfg := thinned(s.Config, o.Scale)
-	cfg.Events = rn.event
+	cfg.Events, cfg.Memory = rn.event, o.Memory
 	var err error
 	rn.table, err = sim.New(cfg)
 	rn.max = cfg.Max

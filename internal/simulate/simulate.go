@@ -55,6 +55,8 @@ type Options struct {
 	// Progress is told how far a setting has come; it may be called from several
 	// goroutines at once.
 	Progress func(setting int, p Progress)
+	// Memory is [sim.Config]'s.
+	Memory func([]byte)
 }
 
 // Progress of a run.

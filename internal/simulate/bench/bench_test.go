@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ctwarden/ctwarden/internal/capture"
+	"github.com/ctwarden/ctwarden/internal/kernel/hugepages"
 	"github.com/ctwarden/ctwarden/sim"
 )
 
@@ -61,6 +62,7 @@ func child(name string) error {
 	default:
 		cfg := sim.DefaultConfig(sim.Latest())
 		cfg.Max, cfg.Buckets, cfg.Seed = flows+flows/8, flows, 1
+		cfg.Memory = hugepages.Advise
 		var table *sim.Table
 		if table, err = sim.New(cfg); err != nil {
 			return err
