@@ -116,7 +116,7 @@ func (t *Table) follow(a *ahead, n int) {
 			i &= BatchSize - 1
 			l := a.links[i]
 			e, w := &entries[l>>1], &a.wants[i][l&1]
-			fits := zero(e.ends ^ w.ends | e.what ^ w.what)
+			fits := zero((e.ends ^ w.ends) | (e.what ^ w.what))
 			if sided {
 				fits |= zero(uint64(e.mark(l&1)^a.hashes[i]) | ^e.what&metaSide)
 			}
