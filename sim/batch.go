@@ -165,13 +165,7 @@ func (t *Table) warmFresh(a *ahead, n, fresh int) {
 			m++
 		}
 	}
-	const steps = 3
-	for range steps {
-		for i, l := range links[:m] {
-			links[i] = t.entries[l>>1].next[l&1]
-		}
-	}
-	heat := t.tracks[t.free].lastSeq
+	heat := t.touch(links[:m]) + t.tracks[t.free].lastSeq
 	if t.max != 0 && t.count+fresh > t.max {
 		for i := range n {
 			from := int(t.bucket(a.hashes[i]))
@@ -180,5 +174,25 @@ func (t *Table) warmFresh(a *ahead, n, fresh int) {
 			}
 		}
 	}
-	a.heat += heat + uint32(links[0])
+	a.heat += heat
+}
+
+// warmBuckets fetches the chains of the [BatchSize] buckets from one on.
+func (t *Table) warmBuckets(from int) {
+	var links [BatchSize]int32
+	n := copy(links[:], t.heads[from:])
+	t.ahead.heat += t.touch(links[:n])
+}
+
+// touch looks at the first entries from each link on.
+func (t *Table) touch(links []int32) (heat uint32) {
+	const steps = 4
+	for range steps {
+		for i, l := range links {
+			e := &t.entries[l>>1]
+			heat += e.deadline
+			links[i] = e.next[l&1]
+		}
+	}
+	return heat
 }

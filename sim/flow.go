@@ -52,6 +52,9 @@ func (t *Table) Dump() iter.Seq2[ID, *ct.Flow] {
 	return func(yield func(ID, *ct.Flow) bool) {
 		var f ct.Flow
 		for b := range t.heads {
+			if b%BatchSize == 0 {
+				t.warmBuckets(b)
+			}
 			for l := t.heads[b]; l != 0; {
 				e := &t.entries[l>>1]
 				if e.expired(t.jiffies) {

@@ -118,6 +118,9 @@ func (t *Table) gcFraction() Time {
 		if b++; int(b) >= len(t.heads) {
 			b = 0
 		}
+		if b%BatchSize == 0 {
+			t.warmBuckets(int(b))
+		}
 		before := t.count
 		for l := t.heads[b]; l != 0; {
 			scanned++
@@ -163,6 +166,9 @@ func (t *Table) gcScan() Time {
 		if spent > spend {
 			g.endSlice()
 			return Time(float64(spent) / g.scale)
+		}
+		if g.next%BatchSize == 0 {
+			t.warmBuckets(int(g.next))
 		}
 		spent += gcBucketNanos
 		before := t.count
