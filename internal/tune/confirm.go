@@ -49,10 +49,18 @@ func (k *Keeper) Confirm(ctx context.Context, id string) (*journal.Op, error) {
 		}
 		return k.confirm(tx, o)
 	})
-	if err != nil {
-		return op, err
+	if err == nil {
+		k.dismiss(op)
 	}
-	return op, k.disarm(op)
+	return op, err
+}
+
+// dismiss stops the dead-man of an operation that is closed. If it cannot be
+// stopped the journal tells it that nothing is left to do.
+func (k *Keeper) dismiss(op *journal.Op) {
+	if err := k.disarm(op); err != nil {
+		k.say("%s: its dead-man could not be stopped and will find nothing to do: %v", op.ID, err)
+	}
 }
 
 // confirm announces the files, writes them and closes the operation. From the

@@ -38,8 +38,10 @@ type box struct {
 	now     time.Duration
 	armed   map[string]time.Duration
 	armErr  error
-	writes  []string
-	noUnits string
+	// disarmErr is a dead-man that cannot be stopped.
+	disarmErr error
+	writes    []string
+	noUnits   string
 }
 
 func newBox(t *testing.T) *box {
@@ -89,7 +91,7 @@ func (b *box) Arm(id string, deadline time.Duration) (string, error) {
 
 func (b *box) Disarm(id, _ string) error {
 	delete(b.armed, id)
-	return nil
+	return b.disarmErr
 }
 
 func (b *box) keeper() *Keeper {
@@ -967,5 +969,37 @@ func TestJournalLostOnAFullTable(t *testing.T) {
 	err := b.keeper().Guard(t.Context(), id, c, nil)
 	if err != nil || !maps.Equal(b.settings, oldValues) || held[KeyMax] != newValues[KeyMax] || held[KeyBuckets] != newValues[KeyBuckets] || held[keyTimeWait] != "120" {
 		t.Errorf("%v: held %v, then %v", err, held, b.settings)
+	}
+}
+
+// TestDeadmanThatCannotBeStopped: what is confirmed is confirmed.
+func TestDeadmanThatCannotBeStopped(t *testing.T) {
+	b := newBox(t)
+	b.disarmErr = errors.New("systemctl: connection refused")
+	b.apply(time.Minute)
+	if op, err := b.keeper().Confirm(t.Context(), ""); err != nil || op.State != journal.Confirmed {
+		t.Errorf("%+v, %v", op, err)
+	}
+	if op, err := b.keeper().Revert(t.Context(), "", "asked"); err != nil || op.State != journal.Reverted {
+		t.Errorf("%+v, %v", op, err)
+	}
+}
+
+// TestVerifyMissesOurFile: without it nothing is kept, and that is found.
+func TestVerifyMissesOurFile(t *testing.T) {
+	b := newBox(t)
+	b.apply(0)
+	if err := (disk.Files{FS: b.disk}).RemoveFile(SysctlPath); err != nil {
+		t.Fatal(err)
+	}
+	v, err := b.keeper().Verify(nil, nil)
+	if err != nil || v.OK() || len(v.Settings) != 3 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := b.keeper().Revert(t.Context(), "", "asked"); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := b.keeper().Verify(nil, nil); err != nil || !v.OK() || len(v.Settings) > 0 {
+		t.Errorf("after the revert: %+v, %v", v, err)
 	}
 }

@@ -49,7 +49,8 @@ func (k *Keeper) Revert(ctx context.Context, id, why string) (*journal.Op, error
 	if op.State == journal.Deferred {
 		k.finishLater(op)
 	}
-	return op, errors.Join(err, k.disarm(op))
+	k.dismiss(op)
+	return op, err
 }
 
 // dataReverting marks an operation that is being taken back: whoever comes

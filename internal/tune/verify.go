@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
@@ -48,7 +50,12 @@ func (k *Keeper) Verify(p *Plan, boot Boot) (*Verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	want := ordered(kept)
+	should, err := k.confirmed()
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(should, kept)
+	want := ordered(should)
 	if p != nil {
 		want = p.Items
 	}
@@ -56,11 +63,35 @@ func (k *Keeper) Verify(p *Plan, boot Boot) (*Verification, error) {
 	for _, it := range want {
 		v.Settings = append(v.Settings, k.verifyOne(it, kept, boot))
 	}
-	delete(kept, notrack.Key) // its table needs no setting to be there
-	if _, err := k.Files.ReadFile(ModulesLoadPath); errors.Is(err, fs.ErrNotExist) && len(kept) > 0 {
+	delete(should, notrack.Key) // its table needs no setting to be there
+	if _, err := k.Files.ReadFile(ModulesLoadPath); errors.Is(err, fs.ErrNotExist) && len(should) > 0 {
 		v.Problems = append(v.Problems, ModulesLoadPath+" is missing: at boot the settings may come before the module and be lost")
 	}
 	return v, nil
+}
+
+// confirmed are the settings that were confirmed here, by the journal: a file
+// of ours may have gone. Whoever may not read the journal goes by the files.
+func (k *Keeper) confirmed() (map[string]string, error) {
+	should := map[string]string{}
+	if k.NoFiles != "" {
+		return should, nil
+	}
+	log, err := k.Journal.Read()
+	if errors.Is(err, fs.ErrPermission) {
+		return should, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range log.Ops {
+		for _, s := range o.Settings {
+			if k.here(o) && s.State == journal.Confirmed && s.After != "" {
+				should[s.Key] = s.After
+			}
+		}
+	}
+	return should, nil
 }
 
 func (k *Keeper) verifyOne(it Item, kept map[string]string, boot Boot) Verified {
