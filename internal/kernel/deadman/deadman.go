@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -114,6 +115,9 @@ func (d Deadman) start(program, id string) (pid int, err error) {
 		return 0, errors.Join(err, w.Close())
 	}
 	defer log.Close()
+	if err := closeOnExec(); err != nil {
+		return 0, errors.Join(err, w.Close())
+	}
 	cmd := exec.Command(program, d.Args(id)...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
@@ -130,6 +134,21 @@ func (d Deadman) start(program, id string) (pid int, err error) {
 		return 0, errors.Join(fmt.Errorf("start guard: %w (see %s)", err, log.Name()), cmd.Process.Kill())
 	}
 	return cmd.Process.Pid, nil
+}
+
+// closeOnExec keeps what this process was born with, such as the descriptor by
+// which flock(1) holds its lock, from living on in the guard.
+func closeOnExec() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 func awaitReady(r *os.File) error {

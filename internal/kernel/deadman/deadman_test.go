@@ -3,6 +3,8 @@ package deadman
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,9 +15,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("DEADMAN_TEST_GUARD") != "" {
+	if life := os.Getenv("DEADMAN_TEST_GUARD"); life != "" {
 		Ready()
-		time.Sleep(50 * time.Millisecond)
+		d, _ := time.ParseDuration(life)
+		time.Sleep(d)
 		return
 	}
 	os.Exit(m.Run())
@@ -31,6 +34,46 @@ func TestArmRefusesAGuardThatIsNotReady(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(d.Dir, "guard-*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestGuardHoldsNothing: a lock that flock(1) took for apply is not held by the
+// guard until the end of the trial.
+func TestGuardHoldsNothing(t *testing.T) {
+	if hasSystemd() && os.Geteuid() != 0 {
+		t.Skip("setting a timer of systemd needs root")
+	}
+	t.Setenv("DEADMAN_TEST_GUARD", "1m")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	inherited, err := unix.Dup(int(w.Fd())) // as from a parent: not closed on exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Deadman{Dir: t.TempDir(), Args: func(string) []string { return nil }}
+	name, err := d.Arm("20260301-120001", Boottime()+time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscanf(name, "pid %d", &pid); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(d.Disarm("20260301-120001", name), unix.Kill(pid, unix.SIGKILL)); err != nil {
+			t.Error(err)
+		}
+	})
+	w.Close()
+	unix.Close(inherited)
+	if err := r.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the guard holds it open: %v", err)
 	}
 }
 
@@ -74,7 +117,7 @@ func TestArm(t *testing.T) {
 	if hasSystemd() && os.Geteuid() != 0 {
 		t.Skip("setting a timer of systemd needs root")
 	}
-	t.Setenv("DEADMAN_TEST_GUARD", "1")
+	t.Setenv("DEADMAN_TEST_GUARD", "50ms")
 	d := Deadman{Dir: t.TempDir(), Args: func(string) []string { return nil }}
 	name, err := d.Arm("20260301-120000", Boottime()+time.Hour)
 	if err != nil || !strings.HasPrefix(name, "pid ") {
