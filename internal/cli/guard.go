@@ -87,6 +87,9 @@ func (g *guardian) run(ctx context.Context) error {
 	}
 	if g.check {
 		fmt.Fprintf(g.env.Stdout, "%s: the configuration is good.\n", g.configName())
+		for _, r := range c.Remarks() {
+			fmt.Fprintln(g.env.Stdout, r)
+		}
 		return nil
 	}
 	if g.dryRun != "" {

@@ -101,7 +101,7 @@ func TestGuardCommandLine(t *testing.T) {
 		}
 	}
 	write("mode: enforce\n")
-	if s := ctw(t, "guard", "--config", file, "--check-config"); s.code != ExitOK || s.out != file+": the configuration is good.\n" {
+	if s := ctw(t, "guard", "--config", file, "--check-config"); s.code != ExitOK || !strings.HasPrefix(s.out, file+": the configuration is good.\nmeans.synproxy: ") {
 		t.Errorf("%+v", s)
 	}
 	write("mode: enforce\nkeep_idle: 2h\n")

@@ -30,6 +30,7 @@ type notrackFlags struct {
 	proto   string
 	port    uint16
 	to      []string
+	from    []string
 	install bool
 }
 
@@ -41,7 +42,8 @@ func newNotrack(env *Env) *cobra.Command {
 		Long: `Judges from rules, translation, sockets and the table, in both families, whether
 flows to a port served here can pass untracked: proven, refuted, or not proven
 with what is missing. With --to it judges the queries of this machine to the
-servers named instead; without them the way back would be open to anybody.
+servers named instead; without them the way back would be open to anybody. With
+--from it judges the flows of these clients alone.
 --install puts rules for both directions into a table of our own before
 tracking, on trial as ctwarden apply does, and only if it is proven. The exit
 code is 1 unless it is proven.`,
@@ -52,6 +54,7 @@ code is 1 unless it is proven.`,
 	fs.StringVar(&o.proto, "proto", "udp", "udp or tcp")
 	fs.Uint16Var(&o.port, "dport", 0, "port of the service")
 	fs.StringSliceVar(&o.to, "to", nil, "addresses of servers that this machine asks")
+	fs.StringSliceVar(&o.from, "from", nil, "prefixes of clients, for a path of their own to the service")
 	fs.BoolVar(&o.install, "install", false, "install the rules if proven")
 	o.registerTrial(c)
 	o.keeping.register(env, fs)
@@ -97,7 +100,12 @@ func (o *notrackFlags) specs() ([]notrack.Spec, error) {
 	if o.port == 0 {
 		return nil, &HintError{errors.New("--dport is missing"), "name the port of the service, as --dport 53"}
 	}
-	if len(o.to) == 0 {
+	switch {
+	case len(o.to) > 0 && len(o.from) > 0:
+		return nil, errors.New("--to is for a client and --from for a service: one of them")
+	case len(o.from) > 0:
+		return o.clients(proto)
+	case len(o.to) == 0:
 		return []notrack.Spec{{Proto: proto, Port: o.port}}, nil
 	}
 	first, last := ephemeral()
@@ -110,6 +118,22 @@ func (o *notrackFlags) specs() ([]notrack.Spec, error) {
 		specs = append(specs, notrack.Spec{Proto: proto, Port: o.port, Server: a.Unmap(), First: first, Last: last})
 	}
 	_, err := notrack.ParseValue(notrack.Value(specs))
+	return specs, err
+}
+
+// clients are the specs of a service for the clients of --from.
+func (o *notrackFlags) clients(proto ct.Proto) (specs []notrack.Spec, err error) {
+	for _, text := range o.from {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--from: %w", err)
+		}
+		specs = append(specs, notrack.Spec{Proto: proto, Port: o.port, From: p.Masked()})
+	}
+	_, err = notrack.ParseValue(notrack.Value(specs))
 	return specs, err
 }
 
@@ -194,25 +218,13 @@ func factEntries(ctx context.Context, env *Env, specs []notrack.Spec, f *notrack
 	}
 	defer t.Close()
 	self := func(a netip.Addr) bool { return slices.Contains(f.Self, a) }
-	s := specs[0]
 	_, err = t.Dump(ctx, ctnl.Query{}, func(fl *ct.Flow) error {
-		if fl.Orig.Proto == s.Proto && (fl.Orig.DstPort == s.Port || fl.Reply.SrcPort == s.Port) && concerns(fl, specs) {
+		if notrack.Concerns(specs, fl) {
 			f.Entries.Add(fl, self)
 		}
 		return nil
 	})
 	f.TableRead = err == nil
-}
-
-// concerns reports whether an entry is of the flows meant: for a client, those
-// to its servers.
-func concerns(fl *ct.Flow, specs []notrack.Spec) bool {
-	if !specs[0].Server.IsValid() {
-		return true
-	}
-	return slices.ContainsFunc(specs, func(s notrack.Spec) bool {
-		return fl.Orig.Dst == s.Server || fl.Reply.Src == s.Server
-	})
 }
 
 func printJudgement(env *Env, format string, j *notrack.Judgement) error {

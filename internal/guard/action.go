@@ -33,6 +33,9 @@ const (
 	// KindReap has the kernel remove expired entries: a dump that matches
 	// nothing.
 	KindReap Kind = "reap"
+	// KindUntrack lets flows pass before tracking, by our own table. Undone by
+	// naming none.
+	KindUntrack Kind = "untrack"
 )
 
 // Action is one thing to do. Exactly the field of its Kind is set.
@@ -51,6 +54,7 @@ type Action struct {
 	Timeouts *Timeouts `json:"timeouts,omitempty"`
 	Thin     *Thin     `json:"thin,omitempty"`
 	Limit    *Limit    `json:"limit,omitempty"`
+	Untrack  *Untrack  `json:"untrack,omitempty"`
 }
 
 // Change of a number that the kernel keeps.
@@ -156,6 +160,11 @@ func (a *Action) String() string {
 			return fmt.Sprintf("at most %d more entries each for %s", a.Limit.PerSource, names(a.Limit.Sources))
 		}
 		return "no new connections of " + names(a.Limit.Sources)
+	case KindUntrack:
+		if a.Undo {
+			return "what administers the machine is tracked again"
+		}
+		return "a path before tracking for " + a.Untrack.Specs
 	case KindReap:
 		return "expired entries removed"
 	}

@@ -28,6 +28,9 @@ type Config struct {
 
 	// Means that may be used.
 	Headroom, Timeouts, Probation, FairShares, Admission, Buckets bool
+	// SynProxy and NoTrack are not for every machine, and are proposed. SYNPROXY
+	// is never more than that.
+	SynProxy, NoTrack Permission
 
 	// EntriesPerMinute and EntriesPerIncident bound how many entries are put on
 	// probation; SourcesPerIncident how many sources are limited.
@@ -38,6 +41,32 @@ type Config struct {
 	Manage, Protect []netip.Prefix
 }
 
+// Permission says how far a means may go that is not for every machine.
+type Permission uint8
+
+// Permissions, from the least.
+const (
+	Never   Permission = iota // not even spoken of
+	Propose                   // said, with its proof and its price
+	Allow                     // used where it is proven
+)
+
+// Remarks say what a configuration does not do that might be expected of it.
+func (c *Config) Remarks() (list []string) {
+	if c.SynProxy == Propose {
+		list = append(list, "means.synproxy: against a flood of SYNs it is weighed and at most proposed; the guard does not put it in place.")
+	}
+	switch {
+	case c.NoTrack == Allow && len(c.Manage) == 0:
+		list = append(list, "means.notrack: allow has nothing to do: manage: is empty.")
+	case c.NoTrack == Allow && !c.Enforce:
+		list = append(list, "means.notrack: allow only proposes while mode is observe.")
+	case c.NoTrack == Propose && len(c.Manage) > 0:
+		list = append(list, "means.notrack: the path before tracking for manage: is proposed; allow puts it in place where it is proven.")
+	}
+	return list
+}
+
 // DefaultConfig is what works without a file: it observes.
 func DefaultConfig() Config {
 	return Config{
@@ -46,6 +75,7 @@ func DefaultConfig() Config {
 		WatchFull: 30 * time.Second, PressureFull: 10 * time.Second, EmergencyFull: 2 * time.Second,
 		Leave:    15 * time.Second,
 		Headroom: true, Timeouts: true, Probation: true, FairShares: true, Admission: true, Buckets: true,
+		SynProxy: Propose, NoTrack: Propose,
 		EntriesPerMinute: 600_000, EntriesPerIncident: 10_000_000, SourcesPerIncident: 4096,
 	}
 }

@@ -62,6 +62,8 @@ var settings = []setting{
 	{"means.fair-shares", yesNo(func(c *Config) *bool { return &c.FairShares })},
 	{"means.admission", yesNo(func(c *Config) *bool { return &c.Admission })},
 	{"means.buckets", yesNo(func(c *Config) *bool { return &c.Buckets })},
+	{"means.synproxy", upTo(func(c *Config) *Permission { return &c.SynProxy }, Propose)},
+	{"means.notrack", upTo(func(c *Config) *Permission { return &c.NoTrack }, Allow)},
 	{"bounds.entries-per-minute", number(func(c *Config) *int { return &c.EntriesPerMinute }, 0, 100_000_000)},
 	{"bounds.entries-per-incident", number(func(c *Config) *int { return &c.EntriesPerIncident }, 0, 1_000_000_000)},
 	{"bounds.sources-per-incident", number(func(c *Config) *int { return &c.SourcesPerIncident }, 0, 16_384)},
@@ -233,6 +235,31 @@ func oneOf(field func(*Config) *bool, no, yes string) func(*Config, ast.Node) er
 		*field(c) = s == yes
 		return nil
 	}
+}
+
+var permissionNames = []string{"never", "propose", "allow"}
+
+// upTo reads a permission. Where a means is only ever proposed it says so to
+// whoever wants to allow more.
+func upTo(field func(*Config) *Permission, most Permission) func(*Config, ast.Node) error {
+	return func(c *Config, n ast.Node) error {
+		s, _ := scalar(n)
+		switch i := slices.Index(permissionNames, s); {
+		case i < 0:
+			return fmt.Errorf("%s is wanted", either(permissionNames[:most+1]))
+		case Permission(i) > most:
+			return fmt.Errorf("%s is wanted: the guard proposes it and leaves it to a person, for it must outlive the guard", either(permissionNames[:most+1]))
+		default:
+			*field(c) = Permission(i)
+			return nil
+		}
+	}
+}
+
+// either lists words: "a, b or c".
+func either(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func yesNo(field func(*Config) *bool) func(*Config, ast.Node) error {

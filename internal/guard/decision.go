@@ -48,6 +48,8 @@ type Incident struct {
 	Figures Figures       `json:"figures"`
 	Deeds   []Deed        `json:"deeds,omitempty"`
 	Took    time.Duration `json:"-"`
+	// Proposals are means that were weighed and are a person's to choose.
+	Proposals []Proposal `json:"proposals,omitempty"`
 	// Observed is set where the guard only watched.
 	Observed bool `json:"observed,omitempty"`
 }

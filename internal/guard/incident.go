@@ -76,6 +76,8 @@ func (i *incident) close(r *Reading) {
 	rec.Figures.Refused, rec.Figures.EarlyDropped = uint64(d.Drop), uint64(d.EarlyDrop)
 }
 
+const halfOpenClass = "half-open TCP connections"
+
 // classify names what fills the table, in words.
 func classify(c *ct.Census) string {
 	if c == nil || c.Entries == 0 {
@@ -87,9 +89,7 @@ func classify(c *ct.Census) string {
 		name  string
 		share float64
 	}{
-		{"half-open TCP connections", share(func(k ct.ClassKey) bool {
-			return tcp(k) && (k.State == ct.TCPSynSent || k.State == ct.TCPSynRecv || k.State == ct.TCPSynSent2)
-		})},
+		{halfOpenClass, share(halfOpen)},
 		{"connections that were opened and fell silent", share(func(k ct.ClassKey) bool { return tcp(k) && k.State == ct.TCPEstablished })},
 		{"short connections that are closing", share(func(k ct.ClassKey) bool {
 			return tcp(k) && k.State >= ct.TCPFinWait && k.State <= ct.TCPClose

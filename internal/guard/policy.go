@@ -27,6 +27,7 @@ type Policy struct {
 	thins   thinState
 	shares  shareState
 	paces   timeoutState
+	manage  manageState
 	reaps   pause
 	effects []effect
 	off     map[Kind]time.Duration // means not to be used until then
@@ -85,6 +86,7 @@ func (p *Policy) Step(r Reading) Decision {
 		}
 	}
 	p.record(&r, &o, &d)
+	p.weigh(&r)
 	p.plan(&r, &o, &d)
 	d.Level, d.Notes = p.level, p.notes
 	p.notes = nil
@@ -257,6 +259,7 @@ func (p *Policy) means(r *Reading, o *outlook) []*Action {
 		add(p.thin(r, o))
 	}
 	add(p.restrict(r, o))
+	add(p.path(r))
 	p.explain(r, o)
 	return list
 }
@@ -302,6 +305,10 @@ func (p *Policy) Done(res Result) {
 	case KindBuckets:
 		p.limit.resized(p, &res)
 	}
+	switch a.Kind {
+	case KindUntrack, KindLimit, KindTimeouts: // of our own table
+		p.manage.done(p, &res)
+	}
 	if res.Err == nil && !res.Foreign && !a.Undo {
 		p.follow(&res)
 	}
@@ -343,6 +350,9 @@ func (p *Policy) Undo(r Reading) []Action {
 	}
 	if p.paces.scale < 1 && p.paces.set {
 		add(&Action{Kind: KindTimeouts, Undo: true, Why: why, Timeouts: &Timeouts{Scale: 1}})
+	}
+	if p.manage.specs != "" {
+		add(&Action{Kind: KindUntrack, Undo: true, Why: why, Untrack: &Untrack{}})
 	}
 	add(p.limit.lower(p, &r, why))
 	return list

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
 // Reading is what is seen of the machine at one moment. The count, the limits
@@ -38,7 +39,9 @@ type Reading struct {
 // Table is the composition of the table, from a panel or from all of it.
 type Table struct {
 	Census *ct.Census
-	Rates  *ct.Rates // against the reading before; nil for the first
+	// HalfOpen counts, by port, what was read of unfinished IPv4 handshakes to
+	// this machine; the census holds the rest of their class, too.
+	HalfOpen map[uint16]uint64
 	// Took is how long the reading took; the policy asks less often where it is
 	// dear.
 	Took time.Duration
@@ -70,4 +73,12 @@ type Surroundings struct {
 	// Protected are addresses that are never limited or cut: the machine's own,
 	// gateways, nameservers, SSH peers and what the configuration names.
 	Protected []netip.Prefix
+	// SynProxy is what is known of the machine for SYNPROXY, without port and
+	// attack; nil is nothing.
+	SynProxy *SynProxyFacts
+	// Manage judges, for each SSH port, whether flows from the configuration's
+	// manage: can do without tracking. Untrack says whether our own table could
+	// see to it.
+	Manage  []notrack.Judgement
+	Untrack bool
 }

@@ -3,6 +3,7 @@ package guard
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,10 @@ type SynProxyFacts struct {
 	Version ct.KernelVersion
 	// Module says whether the kernel has nft_synproxy.
 	Module bool
+	// Listening are the ports on which it listens for others; nil is not known.
+	Listening []uint16
+	// Unproven are the things that could not be told, in words.
+	Unproven []string
 	// Translated says whether rules translate the address or port of packets to
 	// the port; Untracked whether its packets are not tracked already.
 	Translated, Untracked bool
@@ -88,6 +93,8 @@ func (f *SynProxyFacts) cannot() string {
 	switch {
 	case f.Port == 0:
 		return "no port is named"
+	case f.Listening != nil && !slices.Contains(f.Listening, f.Port):
+		return fmt.Sprintf("nothing on this machine listens on port %d", f.Port)
 	case !f.Version.AtLeast(5, 3) || !f.Module:
 		return "this kernel has no SYNPROXY for nftables (nft_synproxy, Linux 5.3 and later)"
 	case f.Translated:

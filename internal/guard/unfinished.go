@@ -9,7 +9,7 @@ func (p *Policy) Unfinished() *Incident {
 		return nil
 	}
 	rec := p.incident.rec
-	rec.Deeds = slices.Clone(rec.Deeds)
+	rec.Deeds, rec.Proposals = slices.Clone(rec.Deeds), slices.Clone(rec.Proposals)
 	if rec.End.IsZero() {
 		rec.End = p.last.Wall
 		rec.Seconds = (p.last.At - p.incident.at).Seconds()

@@ -58,13 +58,25 @@ func lookAround(ref string, c *guard.Config, sshConnection string) *around {
 	}
 	a.MaxOurs = hostLimits().writable(c.Enforce)
 	a.Policies, a.Admission = a.Version.AtLeast(5, 12), a.Version.AtLeast(5, 12)
-	missing("settings and rules", netns.Do(ref, func() error { return a.readSettings(missing) }))
+	a.Untrack = a.Admission
+	var rules rulesSeen
+	missing("settings and rules", netns.Do(ref, func() error { return a.readSettings(missing, &rules, c) }))
+	socks, err := sockdiag.Listening(ref)
+	missing("listening sockets", err)
+	if a.SynProxy != nil && err == nil {
+		a.SynProxy.Listening = servicePorts(socks)
+	}
 	x, err := sockdiag.OpenSSH(ref)
 	missing("SSH sessions", err)
 	if err == nil {
 		self, err := protect.Own(ref)
 		missing("own addresses", err)
 		missing("gateways and nameservers", protect.Fill(a.spare, ref, x, self, sshConnection))
+		if c.NoTrack != guard.Never {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			a.Manage = judgeManage(ctx, ref, c.Manage, x.SSHPorts(), socks, self, &rules)
+			cancel()
+		}
 	}
 	for _, addr := range protect.Addresses(a.spare) {
 		a.Protected = append(a.Protected, netip.PrefixFrom(addr, addr.BitLen()))
@@ -75,7 +87,7 @@ func lookAround(ref string, c *guard.Config, sshConnection string) *around {
 }
 
 // readSettings runs inside the namespace.
-func (a *around) readSettings(missing func(string, error)) error {
+func (a *around) readSettings(missing func(string, error), seen *rulesSeen, c *guard.Config) error {
 	set, err := sysctl.Tree{}.Conntrack()
 	missing("settings", err)
 	a.Timeouts = set.Timeouts
@@ -87,6 +99,7 @@ func (a *around) readSettings(missing func(string, error)) error {
 	mods, err := procfs.FS{}.Modules()
 	if err != nil {
 		a.Fragile, a.whyNot = true, "rules could not be read"
+		seen.unread = []string{"the rules"}
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -94,10 +107,16 @@ func (a *around) readSettings(missing func(string, error)) error {
 	rules, unread := nft.ReadOthers(ctx, procfs.FS{}, mods, ownTable)
 	for _, u := range unread {
 		missing(u.What, u.Err)
+		seen.unread = append(seen.unread, u.What)
 	}
+	seen.Rules = rules
 	loose, haveLoose := set.Knobs.TCPLoose.N, set.Knobs.TCPLoose.Known
 	a.Fragile = len(unread) > 0 || len(rules.NAT) > 0 || rules.PolicyDrop || rules.Drops && rules.MatchesState ||
 		!haveLoose || loose == 0
+	seen.loose = haveLoose && loose != 0
+	if c.SynProxy != guard.Never {
+		a.SynProxy = synProxyFacts(seen, mods)
+	}
 	switch {
 	case rules.TimeoutPolicies:
 		a.whyNot = "rules give entries timeouts of their own, which the kernel does not show"

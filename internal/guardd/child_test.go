@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -28,8 +30,25 @@ func TestMain(m *testing.M) {
 	if s := os.Getenv(childEnv); s != "" {
 		os.Exit(runChild(s))
 	}
+	if at := os.Getenv(sshdEnv); at != "" {
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			os.Exit(1)
+		}
+		fmt.Println("listening")
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				os.Exit(1)
+			}
+			go func() { _, _ = io.Copy(c, c) }()
+		}
+	}
 	vm.Main(m)
 }
+
+// sshdEnv has this program, under the name of sshd, listen and echo.
+const sshdEnv = "CTWARDEN_TEST_SSHD"
 
 // script is what a guard under test is to do: one action after the other, each
 // when the one before is done.
@@ -76,6 +95,14 @@ func runChild(text string) int {
 			}
 			return guard.ParseConfig(b)
 		}
+		if s.Real {
+			var err error
+			if o.Config, err = o.Reload(); err != nil {
+				fmt.Fprintln(os.Stderr, "error:", err)
+				return 1
+			}
+			o.Config.Enforce = s.Enforce
+		}
 	}
 	if !s.Real {
 		o.NewPolicy = func(guard.Config, guard.Surroundings) Policy { return &scripted{script: s} }
@@ -106,6 +133,8 @@ type scripted struct {
 	waiting bool
 	said    bool
 }
+
+func (p *scripted) Proposals() []guard.Proposal { return nil }
 
 func (p *scripted) Step(r guard.Reading) guard.Decision {
 	d := guard.Decision{Next: 20 * time.Millisecond}

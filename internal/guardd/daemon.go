@@ -38,24 +38,26 @@ type daemon struct {
 	record *incidents
 
 	// Of the loop.
-	reading   guard.Reading // the last one
-	seen      seen
-	looking   bool
-	looked    chan look
-	arounds   chan *around
-	nextLook  time.Time // around
-	lookNow   bool
-	level     guard.Level
-	events    int
-	table     *guard.Table // for the next reading
-	mem       *memory
-	decision  guard.Decision
-	ticks     uint64
-	lastSlow  time.Time // of what comes once a second
-	lastAlive time.Time
-	wantAlive time.Duration
-	asked     chan chan *Status
-	errs      errorLog
+	reading  guard.Reading // the last one
+	seen     seen
+	looking  bool
+	looked   chan look
+	arounds  chan *around
+	nextLook time.Time // around
+	lookNow  bool
+	// shrinkSoon: it is calm again, and what the readings took can go.
+	shrinkSoon bool
+	level      guard.Level
+	events     int
+	table      *guard.Table // for the next reading
+	mem        *memory
+	decision   guard.Decision
+	ticks      uint64
+	lastSlow   time.Time // of what comes once a second
+	lastAlive  time.Time
+	wantAlive  time.Duration
+	asked      chan chan *Status
+	errs       errorLog
 }
 
 // Run guards until the context ends, and then puts everything back.
@@ -163,7 +165,7 @@ func (d *daemon) openHands(ctx context.Context, a *around) error {
 // openTable makes our table of rules while it is calm, so that what it can do is
 // known when it is needed.
 func (d *daemon) openTable(h *hands, a *around) {
-	a.Policies, a.Admission = false, false
+	a.Policies, a.Admission, a.Untrack = false, false, false
 	t, err := h.openRT()
 	if err != nil {
 		d.log.say("new flows get no timeouts of their own and no source can be limited: %v", err)
@@ -171,6 +173,7 @@ func (d *daemon) openTable(h *hands, a *around) {
 	}
 	h.table = t
 	a.Policies, a.Admission = t.Policies() && a.known, t.Admission()
+	a.Untrack = true // tried when it is wanted
 }
 
 // learnJournal learns what entries may carry from before this guard: timeouts
@@ -278,7 +281,7 @@ func (d *daemon) act(ctx context.Context) {
 			d.log.say("%s -> %s", d.level, dec.Level)
 		}
 		if dec.Level == guard.Calm {
-			d.panels.forgetSoon = true
+			d.shrinkSoon = true
 		}
 		d.level = dec.Level
 	}
@@ -339,6 +342,7 @@ func (d *daemon) keepAround(a *around) {
 		a.MaxOurs = a.MaxOurs && (old.MaxOurs || d.hands == nil)
 		a.Policies = a.Policies && (old.Policies || d.hands == nil) && a.known
 		a.Admission = a.Admission && (old.Admission || d.hands == nil)
+		a.Untrack = a.Untrack && (old.Untrack || d.hands == nil)
 		if d.hands != nil && old.Timeouts != a.Timeouts {
 			d.hands.own.was(old.Timeouts, time.Now())
 		}

@@ -28,6 +28,7 @@ var (
 type ruleTable interface {
 	SetTimeouts(set ct.Timeouts) error
 	Limit(l guard.Limit) error
+	Untrack(specs string) error
 	// Intact returns nil where the table holds what was put there.
 	Intact() error
 	Policies() bool
@@ -160,6 +161,8 @@ func (h *hands) carryOut(ctx context.Context, a guard.Action) (r guard.Result) {
 		r.Err = h.setTimeouts(a.Timeouts.Set)
 	case guard.KindLimit:
 		r.Err = h.withTable(len(a.Limit.Sources) == 0, func(t ruleTable) error { return t.Limit(*a.Limit) })
+	case guard.KindUntrack:
+		r.Err = h.withTable(a.Untrack.Specs == "", func(t ruleTable) error { return t.Untrack(a.Untrack.Specs) })
 	case guard.KindReap:
 		r.Err = h.reap(ctx)
 	case guard.KindThin:
@@ -347,6 +350,8 @@ func valid(a *guard.Action) bool {
 		return a.Timeouts != nil
 	case guard.KindLimit:
 		return a.Limit != nil
+	case guard.KindUntrack:
+		return a.Untrack != nil
 	case guard.KindThin:
 		return a.Undo || a.Thin != nil
 	}

@@ -158,6 +158,7 @@ func IncidentsText(w io.Writer, list []Incident) error {
 		for _, d := range i.Deeds {
 			p.line("  %8.1f s  %s, because %s%s", d.AfterSeconds, d.What, d.Why, outcome(d.Outcome))
 		}
+		p.proposals("  ", i.Proposals)
 	}
 	return p.err
 }

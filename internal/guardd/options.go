@@ -19,6 +19,8 @@ type Policy interface {
 	Undo(guard.Reading) []guard.Action
 	// Unfinished is the record, so far, of an incident that is not over.
 	Unfinished() *guard.Incident
+	// Proposals are those that stand, whatever happens.
+	Proposals() []guard.Proposal
 }
 
 // DefaultRunDir is where a running guard can be found.

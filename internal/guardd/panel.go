@@ -2,6 +2,7 @@ package guardd
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -19,22 +20,14 @@ const panelEntries = 20_000
 const panelTop = 1024
 
 // panels reads the composition of the table from the same buckets again and
-// again. One goroutine at a time uses it.
-type panels struct {
-	forgetSoon bool // of the loop: it is calm again
-	seed       uint64
-	last       struct {
-		panel    *census.Panel
-		end      time.Time
-		start    time.Time
-		counters ct.Counters
-		count    int64
-		buckets  uint32
-	}
-}
+// again.
+type panels struct{ seed uint64 }
 
-// read takes a panel. The count and the counters are those of now.
-func (p *panels) read(ctx context.Context, ref string, count int64, counters ct.Counters, t *ct.Timeouts, former []ct.Timeouts) (*guard.Table, error) {
+// mostPorts bounds how many ports are told apart.
+const mostPorts = 256
+
+// read takes a panel. The count is that of now; own are the machine's addresses.
+func (p *panels) read(ctx context.Context, ref string, count int64, t *ct.Timeouts, former []ct.Timeouts, own map[netip.Addr]bool) (*guard.Table, error) {
 	conn, err := ctnl.Dial(ctnl.Options{Netns: ref})
 	if err != nil {
 		return nil, err
@@ -42,54 +35,25 @@ func (p *panels) read(ctx context.Context, ref string, count int64, counters ct.
 	defer conn.Close()
 	begin := time.Now()
 	c := census.New(census.Options{Timeouts: t, Former: former, Seed: p.seed, Sample: panelEntries, Top: panelTop, SourcesOnly: true})
-	next := census.NewPanel(panelEntries, p.seed)
-	old, growth := p.last.panel, 1.0
-	if p.last.count > 0 {
-		growth = max(1, float64(count)/float64(p.last.count))
-	}
-	elapsed := begin.Sub(p.last.end)
-	more := true
-	var end time.Time
-	sum, err := conn.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {
-		if old != nil {
-			old.Second(f, elapsed)
-		}
-		if more {
-			if more = next.First(f); more {
-				c.Add(f)
-			} else {
-				end = time.Now()
+	ports := make(map[uint16]uint64)
+	sum, err := conn.Dump(ctx, ctnl.Query{Limit: panelEntries}, func(f *ct.Flow) error {
+		c.Add(f)
+		if guard.ClassOf(f) == guard.HalfOpen && f.Orig.Src.Is4() && own[f.Reply.Src] {
+			if _, known := ports[f.Reply.SrcPort]; known || len(ports) < mostPorts {
+				ports[f.Reply.SrcPort]++
 			}
-		}
-		if !more && (old == nil || old.Enough(growth)) {
-			return ctnl.ErrStop
 		}
 		return nil
 	})
 	if err != nil {
-		p.last.panel = nil
 		return nil, err
 	}
-	if end.IsZero() {
-		end = time.Now()
-	}
-	table := &guard.Table{Census: c.Result()}
-	table.Census.Complete = more && !sum.Stopped
+	table := &guard.Table{Census: c.Result(), HalfOpen: ports}
+	table.Census.Complete = !sum.Stopped
 	table.Census.CountBefore = ct.Known(count)
-	if !table.Census.Complete {
+	if sum.Stopped {
 		table.Census.SampleError = census.SampleError(table.Census.Entries, uint64(max(count, int64(table.Census.Entries))))
 	}
-	if old != nil && sum.BucketsBefore == p.last.buckets && !sum.Resized() {
-		r := &ct.Rates{Interval: begin.Sub(p.last.start), CountStart: ct.Known(p.last.count), CountEnd: ct.Known(count),
-			Counters: counters.Sub(p.last.counters)}
-		old.Rates(r, r.Interval)
-		table.Rates = r
-	}
-	p.last.panel, p.last.start, p.last.end = next, begin, end
-	p.last.counters, p.last.count, p.last.buckets = counters, count, sum.BucketsBefore
 	table.Took = time.Since(begin)
 	return table, nil
 }
-
-// forget drops the last panel: the next has no rates.
-func (p *panels) forget() { p.last.panel = nil }

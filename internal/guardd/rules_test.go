@@ -77,6 +77,7 @@ type brokenTable struct {
 
 func (b *brokenTable) SetTimeouts(ct.Timeouts) error { return b.err }
 func (b *brokenTable) Limit(guard.Limit) error       { return b.err }
+func (b *brokenTable) Untrack(string) error          { return b.err }
 func (b *brokenTable) Intact() error                 { return b.intact }
 func (b *brokenTable) Policies() bool                { return true }
 func (b *brokenTable) Admission() bool               { return true }

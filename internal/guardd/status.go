@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -44,6 +45,9 @@ type Status struct {
 	IdleKnown bool     `json:"idle_times_known"`
 	Blind     []string `json:"blind,omitempty"`
 
+	// Proposals are means that are a person's to choose and stand in peace, too;
+	// those that were weighed in an incident are with it.
+	Proposals []guard.Proposal `json:"proposals,omitempty"`
 	Probation bool             `json:"probation_under_way"`
 	UnderWay  *guard.Incident  `json:"incident_under_way,omitempty"`
 	Incidents []guard.Incident `json:"incidents,omitempty"` // the last few, newest first
@@ -70,6 +74,7 @@ func (d *daemon) status() *Status {
 		s.Probation = d.hands.probation != nil
 		d.hands.mu.Unlock()
 	}
+	s.Proposals = d.policy.Proposals()
 	s.UnderWay, s.Incidents = d.policy.Unfinished(), d.record.last()
 	return s
 }
@@ -140,7 +145,9 @@ func (s *Status) Text(w io.Writer) error {
 		for _, d := range s.UnderWay.Deeds[max(0, len(s.UnderWay.Deeds)-5):] {
 			p.line("  %8.1f s  %s%s", d.AfterSeconds, d.What, outcome(d.Outcome))
 		}
+		p.proposals("  ", s.UnderWay.Proposals)
 	}
+	p.proposals("", s.Proposals)
 	if s.Probation {
 		p.line("Entries are on probation.")
 	}
@@ -163,6 +170,22 @@ func (s *Status) Text(w io.Writer) error {
 		}
 	}
 	return p.err
+}
+
+// proposals writes them with their price and the commands.
+func (p *printer) proposals(indent string, list []guard.Proposal) {
+	for i := range list {
+		o := &list[i]
+		p.line("%s%s", indent, o)
+		for _, part := range []struct {
+			head  string
+			lines []string
+		}{{"price", o.Price}, {"to do it", o.Do}, {"to undo it", o.Undo}} {
+			for _, l := range part.lines {
+				p.line("%s  %s: %s", indent, part.head, strings.ReplaceAll(strings.TrimSpace(l), "\n", "\n"+indent+"    "))
+			}
+		}
+	}
 }
 
 func title(s string) string {

@@ -39,9 +39,8 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 		cfg := d.o.Config
 		go func() { d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection) }()
 	}
-	if d.panels.forgetSoon && !d.looking && d.level == guard.Calm {
-		d.panels.forgetSoon = false
-		d.panels.forget()
+	if d.shrinkSoon && !d.looking && d.level == guard.Calm {
+		d.shrinkSoon = false
 		go service.Shrink()
 	}
 	return nil
@@ -109,7 +108,7 @@ func (d *daemon) look(ctx context.Context, table, mem bool) {
 			}
 		}
 	}
-	count, counters, ref := d.reading.Count, d.reading.Counters, d.ref()
+	count, ref := d.reading.Count, d.ref()
 	go func() {
 		var l look
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -118,7 +117,7 @@ func (d *daemon) look(ctx context.Context, table, mem bool) {
 			l.mem, l.memErr = readMemory(ctx)
 		}
 		if table {
-			l.table, l.tableErr = d.panels.read(ctx, ref, count, counters, known, former)
+			l.table, l.tableErr = d.panels.read(ctx, ref, count, known, former, a.spare.Self)
 		}
 		d.looked <- l
 	}()

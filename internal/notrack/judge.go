@@ -229,6 +229,22 @@ func few(list []string) string {
 	return strings.Join(list, ", ")
 }
 
+// Concerns reports whether an entry is of the flows meant: for a client, those
+// to its servers, for a service with bounded clients, those of them.
+func Concerns(specs []Spec, fl *ct.Flow) bool {
+	return slices.ContainsFunc(specs, func(s Spec) bool {
+		switch {
+		case fl.Orig.Proto != s.Proto || fl.Orig.DstPort != s.Port && fl.Reply.SrcPort != s.Port:
+			return false
+		case s.From.IsValid():
+			return s.From.Contains(fl.Orig.Src)
+		case s.Server.IsValid():
+			return fl.Orig.Dst == s.Server || fl.Reply.Src == s.Server
+		}
+		return true
+	})
+}
+
 // Add counts one entry of the port towards the facts.
 func (e *Entries) Add(fl *ct.Flow, self func(netip.Addr) bool) {
 	e.Total++

@@ -58,14 +58,15 @@ func TestJudge(t *testing.T) {
 }
 
 func TestSpecRoundTrip(t *testing.T) {
-	for _, s := range []string{"server udp 53", "server tcp 443", "client udp 53 192.0.2.53 32768-60999", "client udp 123 2001:db8::1 1024-65535"} {
+	for _, s := range []string{"server udp 53", "server tcp 443", "server tcp 22 from 192.0.2.0/24", "server tcp 22 from 2001:db8::7/128", "client udp 53 192.0.2.53 32768-60999", "client udp 123 2001:db8::1 1024-65535"} {
 		got, err := ParseSpec(s)
 		if err != nil || got.String() != s {
 			t.Errorf("%q: %q, %v", s, got, err)
 		}
 	}
 	for _, s := range []string{"", "server icmp 1", "server udp 0", "server udp 65536", "client udp 53 192.0.2.53", "client udp 53 a 1-2",
-		"client udp 53 fe80::1%eth0 1-2", "client udp 53 192.0.2.53 9-1", "server udp 53; flush ruleset"} {
+		"client udp 53 fe80::1%eth0 1-2", "client udp 53 192.0.2.53 9-1", "server udp 53; flush ruleset",
+		"server tcp 22 from 0.0.0.0/0", "server tcp 22 from 192.0.2.1/24", "server tcp 22 to 192.0.2.0/24", "server tcp 22 from ::ffff:192.0.2.0/120"} {
 		if got, err := ParseSpec(s); err == nil {
 			t.Errorf("%q: %q", s, got)
 		}
@@ -86,6 +87,7 @@ func TestBothDirections(t *testing.T) {
 }
 
 func FuzzParseValue(f *testing.F) {
+	f.Add("server tcp 22 from 192.0.2.0/24")
 	f.Add("server udp 53; client udp 53 192.0.2.53 32768-60999")
 	f.Fuzz(func(t *testing.T, s string) {
 		specs, err := ParseValue(s)

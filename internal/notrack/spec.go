@@ -32,14 +32,19 @@ type Spec struct {
 	Proto  ct.Proto // TCP or UDP
 	Port   uint16   // the service's
 	Server netip.Addr
+	// From, if valid, bounds the clients of a service.
+	From netip.Prefix
 	// First and Last bound the local ports of a client.
 	First, Last uint16
 }
 
 // String is the form that ParseSpec reads: "server udp 53",
-// "client udp 53 192.0.2.53 32768-60999".
+// "server tcp 22 from 192.0.2.0/24", "client udp 53 192.0.2.53 32768-60999".
 func (s Spec) String() string {
-	if !s.Server.IsValid() {
+	switch {
+	case s.From.IsValid():
+		return fmt.Sprintf("server %s %d from %s", s.Proto, s.Port, s.From)
+	case !s.Server.IsValid():
 		return fmt.Sprintf("server %s %d", s.Proto, s.Port)
 	}
 	return fmt.Sprintf("client %s %d %s %d-%d", s.Proto, s.Port, s.Server, s.First, s.Last)
@@ -67,6 +72,13 @@ func ParseSpec(text string) (Spec, error) {
 	}
 	s.Port = uint16(port)
 	if f[0] == "server" && len(f) == 3 {
+		return s, nil
+	}
+	if f[0] == "server" && f[3] == "from" {
+		s.From, err = netip.ParsePrefix(f[4])
+		if err != nil || s.From != s.From.Masked() || s.From.Bits() == 0 || s.From.Addr().Is4In6() {
+			return Spec{}, bad
+		}
 		return s, nil
 	}
 	if f[0] != "client" || len(f) != 5 {
@@ -150,20 +162,30 @@ func NFT(specs []Spec) string {
 // match is the condition of packets that come in, or go out.
 func (s Spec) match(in bool) string {
 	p := s.Proto.String()
+	if s.From.IsValid() {
+		if in {
+			return fmt.Sprintf("%s saddr %s fib daddr type local %s dport %d", ipOf(s.From.Addr()), s.From, p, s.Port)
+		}
+		return fmt.Sprintf("%s daddr %s %s sport %d", ipOf(s.From.Addr()), s.From, p, s.Port)
+	}
 	if !s.Server.IsValid() {
 		if in {
 			return fmt.Sprintf("fib daddr type local %s dport %d", p, s.Port)
 		}
 		return fmt.Sprintf("%s sport %d", p, s.Port)
 	}
-	family := "ip"
-	if s.Server.Is6() {
-		family = "ip6"
-	}
+	family := ipOf(s.Server)
 	if in {
 		return fmt.Sprintf("%s saddr %s %s sport %d %s dport %d-%d", family, s.Server, p, s.Port, p, s.First, s.Last)
 	}
 	return fmt.Sprintf("%s daddr %s %s dport %d %s sport %d-%d", family, s.Server, p, s.Port, p, s.First, s.Last)
+}
+
+func ipOf(a netip.Addr) string {
+	if a.Is6() {
+		return "ip6"
+	}
+	return "ip"
 }
 
 // Iptables renders the same rules for machines with legacy iptables, to be run
@@ -174,9 +196,16 @@ func Iptables(specs []Spec) []string {
 		p := s.Proto.String()
 		if !s.Server.IsValid() {
 			for _, cmd := range []string{"iptables", "ip6tables"} {
+				from, to := "", ""
+				if s.From.IsValid() {
+					if (cmd == "ip6tables") != s.From.Addr().Is6() {
+						continue
+					}
+					from, to = " -s "+s.From.String(), " -d "+s.From.String()
+				}
 				list = append(list,
-					fmt.Sprintf("%s -t raw -A PREROUTING -m addrtype --dst-type LOCAL -p %s --dport %d -j CT --notrack", cmd, p, s.Port),
-					fmt.Sprintf("%s -t raw -A OUTPUT -p %s --sport %d -j CT --notrack", cmd, p, s.Port))
+					fmt.Sprintf("%s -t raw -A PREROUTING%s -m addrtype --dst-type LOCAL -p %s --dport %d -j CT --notrack", cmd, from, p, s.Port),
+					fmt.Sprintf("%s -t raw -A OUTPUT%s -p %s --sport %d -j CT --notrack", cmd, to, p, s.Port))
 			}
 			continue
 		}

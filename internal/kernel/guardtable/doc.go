@@ -20,6 +20,8 @@
 //	chain timeouts_out  output -150      the same for our own
 //	chain syn           prerouting -310  bare SYNs, before tracking
 //	chain new           prerouting -160  UDP, echo requests and counted SYNs
+//	chain untrack_in    prerouting -300  flows that pass before tracking
+//	chain untrack_out   output -300      the same, of their answers
 //	chain refuse        the sources, one set a family and prefix length
 //
 // What is refused is dropped without an answer: at that point a source may be

@@ -53,7 +53,7 @@ type Table struct {
 // abilities are what this kernel can do, found by trying.
 type abilities struct {
 	policies, admission bool
-	counts              answer
+	counts, untrack     answer
 }
 
 // answer is what a trial has told.
@@ -195,34 +195,40 @@ func (t *Table) counts() bool {
 type desired struct {
 	timeouts policies
 	limit    *members // nil: nobody is limited
+	untrack  string   // flows that pass before tracking, as notrack.Value has them
 }
 
 type state struct {
 	timeouts timeoutState
 	limit    limitState
+	untrack  string
 }
 
 // plan adds to a batch what leads from a state to what is desired.
 func (s state) plan(p parts, d desired) state {
-	return state{s.timeouts.plan(p, d.timeouts), s.limit.plan(p, d.limit)}
+	return state{s.timeouts.plan(p, d.timeouts), s.limit.plan(p, d.limit), planUntrack(p, s.untrack, d.untrack)}
 }
 
 // probe has the kernel check, without doing it, what a guard may ask for.
 func (t *Table) probe() abilities {
-	try := func(d desired) bool {
-		p := parts{&batch{}, Name}
-		state{}.plan(p, d)
-		return t.sock.commit(p.batch, true) == nil
-	}
+	try := t.try
 	limit, counted := probeMembers()
 	can := abilities{
 		policies:  try(desired{timeouts: probePolicies()}),
 		admission: try(desired{limit: limit}),
+		untrack:   untold,
 	}
 	if try(desired{limit: counted}) {
 		can.counts = t.tryCount(trialLimit)
 	}
 	return can
+}
+
+// try has the kernel check what would make an empty table hold something.
+func (t *Table) try(d desired) bool {
+	p := parts{&batch{}, Name}
+	state{}.plan(p, d)
+	return t.sock.commit(p.batch, true) == nil
 }
 
 // change carries out what is desired, in one transaction.

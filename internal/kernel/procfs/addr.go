@@ -97,6 +97,21 @@ func liveAddresses() ([]netip.Addr, error) {
 	return unique(out), nil
 }
 
+// LeastMTU is the smallest MTU of the calling thread's devices that are up, the
+// loopback left out; 0 is not known.
+func LeastMTU() (least int) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return 0
+	}
+	for _, d := range list {
+		if d.Flags&net.FlagUp != 0 && d.Flags&net.FlagLoopback == 0 && d.MTU > 0 && (least == 0 || d.MTU < least) {
+			least = d.MTU
+		}
+	}
+	return least
+}
+
 // ParseFibTrie reads the host's own IPv4 addresses: leaves of the trie that
 // are "/32 host LOCAL".
 func ParseFibTrie(r io.Reader) ([]netip.Addr, error) {

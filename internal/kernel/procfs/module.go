@@ -58,6 +58,38 @@ func (f FS) Modules() (*Modules, error) {
 // request changes it.
 func (m *Modules) Monolithic() bool { return m.loaded == nil }
 
+// Loadable reports whether the running kernel's modules have a file of this
+// name; nothing is loaded.
+func (f FS) Loadable(name string) bool {
+	release, err := f.Release()
+	if err != nil || !fs.ValidPath(release) {
+		return false
+	}
+	for _, dir := range [...]string{"lib/modules", "usr/lib/modules", "run/booted-system/kernel-modules/lib/modules"} {
+		found, err := open(f.path(path.Join(dir, release, "modules.dep")), "the list of modules", func(r io.Reader) (bool, error) {
+			return namesModule(r, name)
+		})
+		if err == nil {
+			return found
+		}
+	}
+	return false
+}
+
+// namesModule looks for a module in a modules.dep: "path/name.ko[.xz]: …".
+func namesModule(r io.Reader, name string) (bool, error) {
+	sc := bufio.NewScanner(io.LimitReader(r, maxFileBytes))
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		file, _, _ := strings.Cut(sc.Text(), ":")
+		base, _, _ := strings.Cut(path.Base(file), ".")
+		if strings.ReplaceAll(base, "-", "_") == name {
+			return true, nil
+		}
+	}
+	return false, sc.Err()
+}
+
 func (f FS) builtin(release string) map[string]bool {
 	if !fs.ValidPath(release) {
 		return nil

@@ -1,7 +1,9 @@
 package sockdiag
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -12,6 +14,7 @@ type Index struct {
 	exact map[pairKey]Process // connected sockets
 	bound map[boundKey]Process
 	ssh   map[pairKey]bool // established sockets of SSH servers
+	ports map[uint16]bool  // on which SSH servers listen
 }
 
 type pairKey struct {
@@ -27,7 +30,7 @@ type boundKey struct {
 // NewIndex builds an index from a namespace's sockets and the machine's
 // processes.
 func NewIndex(socks []Socket, procs map[uint32]Process) *Index {
-	x := &Index{make(map[pairKey]Process), make(map[boundKey]Process), make(map[pairKey]bool)}
+	x := &Index{make(map[pairKey]Process), make(map[boundKey]Process), make(map[pairKey]bool), make(map[uint16]bool)}
 	for _, s := range socks {
 		p, known := procs[s.Inode]
 		if !known {
@@ -47,7 +50,7 @@ func NewIndex(socks []Socket, procs map[uint32]Process) *Index {
 // came to a port on which one listens: the second covers what no process here
 // can be seen to hold.
 func (x *Index) findSSH(socks []Socket, procs map[uint32]Process) {
-	ports := map[uint16]bool{}
+	ports := x.ports
 	for _, s := range socks {
 		if s.Proto == ct.TCP && s.State == Listen && isSSHServer(procs[s.Inode].Name) {
 			ports[s.Local.Port()] = true
@@ -139,6 +142,9 @@ func (x *Index) SSHPeers() []netip.Addr {
 	}
 	return peers
 }
+
+// SSHPorts returns the ports on which SSH servers listen, in order.
+func (x *Index) SSHPorts() []uint16 { return slices.Sorted(maps.Keys(x.ports)) }
 
 // AddSSH marks the connection that an SSH_CONNECTION variable names: "client
 // port server port".

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -48,15 +49,42 @@ func List(ref string) (list []Socket, err error) {
 	return list, nil
 }
 
-func listHere(mods *procfs.Modules) ([]Socket, error) {
+// Listening returns the TCP sockets that listen in a namespace. It is cheap
+// whatever the number of connections.
+func Listening(ref string) (list []Socket, err error) {
+	err = netns.Do(ref, func() error {
+		mods, err := procfs.FS{}.Modules()
+		if err != nil {
+			return err
+		}
+		list, err = listSome(mods, kinds[:1], 1<<Listen)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list listening sockets: %w", err)
+	}
+	return slices.DeleteFunc(list, func(s Socket) bool { return s.State != Listen }), nil
+}
+
+// kind is a protocol whose sockets can be listed.
+type kind struct {
+	proto        ct.Proto
+	name, symbol string
+}
+
+var kinds = []kind{{ct.TCP, "tcp_diag", "tcp_diag_dump"}, {ct.UDP, "udp_diag", "udp_diag_dump"}}
+
+const everyState = ^uint32(0)
+
+func listHere(mods *procfs.Modules) ([]Socket, error) { return listSome(mods, kinds, everyState) }
+
+// listSome lists sockets in the states given, and maybe others.
+func listSome(mods *procfs.Modules, kinds []kind, states uint32) ([]Socket, error) {
 	var all []Socket
-	for _, p := range []struct {
-		proto        ct.Proto
-		name, symbol string
-	}{{ct.TCP, "tcp_diag", "tcp_diag_dump"}, {ct.UDP, "udp_diag", "udp_diag_dump"}} {
+	for _, p := range kinds {
 		present := mods.Monolithic() || mods.State("inet_diag", "inet_diag_rcv_skb").Present() && mods.State(p.name, p.symbol).Present()
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			socks, err := listOne(p.proto, family, present)
+			socks, err := listOne(p.proto, family, present, states)
 			if err != nil {
 				return nil, err
 			}
@@ -66,9 +94,9 @@ func listHere(mods *procfs.Modules) ([]Socket, error) {
 	return all, nil
 }
 
-func listOne(p ct.Proto, family uint8, diag bool) ([]Socket, error) {
+func listOne(p ct.Proto, family uint8, diag bool, states uint32) ([]Socket, error) {
 	if diag {
-		socks, err := dump(p, family)
+		socks, err := dump(p, family, states)
 		if err == nil || !errors.Is(err, unix.ENOENT) {
 			return socks, err
 		}
@@ -83,7 +111,7 @@ const (
 	hdrLen = 16
 )
 
-func dump(p ct.Proto, family uint8) ([]Socket, error) {
+func dump(p ct.Proto, family uint8, states uint32) ([]Socket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, err
@@ -95,7 +123,7 @@ func dump(p ct.Proto, family uint8) ([]Socket, error) {
 	host.PutUint16(req[4:], 20) // SOCK_DIAG_BY_FAMILY
 	host.PutUint16(req[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	req[hdrLen], req[hdrLen+1] = family, uint8(p)
-	host.PutUint32(req[hdrLen+4:], ^uint32(0)) // sockets in every state
+	host.PutUint32(req[hdrLen+4:], states)
 	if err := unix.Sendto(fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, err
 	}
