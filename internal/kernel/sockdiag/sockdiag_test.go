@@ -67,7 +67,7 @@ func TestDiagAgreesWithProc(t *testing.T) {
 	for _, conn := range []net.Conn{c, s} {
 		want := Socket{Proto: ct.TCP, Local: addrPort(conn.LocalAddr()), Remote: addrPort(conn.RemoteAddr()), State: Established}
 		for name, list := range map[string]func() ([]Socket, error){
-			"inet_diag": func() ([]Socket, error) { return dump(ct.TCP, 2) },
+			"inet_diag": func() ([]Socket, error) { return dump(ct.TCP, 2, everyState) },
 			"/proc/net": func() ([]Socket, error) { return readProcNet(ct.TCP, 2) },
 		} {
 			socks, err := list()
