@@ -56,6 +56,9 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	// that early drop had not; what was refused before max rose is past.
 	span := min(trendSpan, max(r.At-p.limit.raisedAt, burstSpan))
 	o.refusing = t.refused(span) >= max(1, o.arrivals/5000) && o.fill >= 0.9
+	if p.level == Calm && o.fill < p.cfg.WatchFill && o.full >= p.cfg.WatchFull {
+		return o // nothing that asks for more: in calm each reading is to cost next to nothing
+	}
 	o.reserve = reserve(p.around.Version, max(o.arrivals, 1), r.Max, r.Buckets)
 
 	locked, lockedRate := t.unevictable()

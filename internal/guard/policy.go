@@ -20,6 +20,7 @@ type Policy struct {
 	census    *ct.Census // the latest
 	tableAt   time.Duration
 	tableTook time.Duration
+	tables    int // readings of the table so far
 	quietAt   time.Duration
 	asked     int // readings of the table asked for in a hurry
 
@@ -110,6 +111,7 @@ func (p *Policy) take(r *Reading) {
 		}
 		p.trend.table(r, span)
 		p.tableAt, p.tableTook = r.At, r.Table.Took
+		p.tables++
 		if r.Table.Census != nil {
 			p.census = r.Table.Census
 		}
@@ -189,25 +191,31 @@ func (p *Policy) plan(r *Reading, o *outlook, d *Decision) {
 		return
 	}
 	d.Next = tick
-	every := 10 * time.Minute
-	// Until the shares of peace are known.
-	if run := r.At - p.firstAt; run < time.Minute {
-		every = 5 * time.Second
-	} else if run < 10*time.Minute {
-		every = time.Minute
-	}
-	switch {
+	every, dearest := p.pace(r, o)
+	d.WantTable = p.tableAt == 0 || r.At-p.tableAt >= max(every, dearest*p.tableTook)
+}
+
+// pace is how often the table is read, and how many times as long as a reading
+// takes it is left alone at least. Where nothing moves the shares of peace are
+// learned: from two readings at the beginning, and then from one now and then,
+// for a reading costs the more the larger the table is.
+func (p *Policy) pace(r *Reading, o *outlook) (every, dearest time.Duration) {
+	const hurry, leisure = 20, 5000
+	switch run := r.At - p.firstAt; {
 	case p.level == Emergency:
-		every = 300 * time.Millisecond
+		return 300 * time.Millisecond, hurry
 	case p.level == Pressure:
-		every = 500 * time.Millisecond
+		return 500 * time.Millisecond, hurry
 	case p.level == Watch && o.full < p.cfg.WatchFull:
-		every = time.Second
-	case p.level == Watch:
-		every = time.Minute
+		return time.Second, hurry
+	case p.tables < 2:
+		return 5 * time.Second, hurry
+	case p.limit.ours != 0: // what an attack has left is still to go
+		return time.Minute, hurry
+	case p.level == Watch || run < 10*time.Minute:
+		return time.Minute, leisure
 	}
-	every = max(every, 20*p.tableTook)
-	d.WantTable = p.tableAt == 0 || r.At-p.tableAt >= every
+	return 10 * time.Minute, leisure
 }
 
 // issue numbers an action and hands it out, or says that it would.

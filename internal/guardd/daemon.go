@@ -15,6 +15,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
+	"github.com/ctwarden/ctwarden/internal/kernel/quick"
 	"github.com/ctwarden/ctwarden/internal/kernel/service"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
 	"github.com/ctwarden/ctwarden/internal/kernel/vitals"
@@ -31,6 +32,8 @@ type daemon struct {
 	vitals *vitals.Vitals
 	lock   io.Closer
 	socket *service.Answers
+	alarm  *quick.Alarm
+	hungUp atomic.Bool
 
 	policy Policy
 	hands  *hands // nil while it observes
@@ -65,12 +68,16 @@ func Run(ctx context.Context, o Options) error {
 	o.fill()
 	service.Small(memoryLimit)
 	d := &daemon{o: o, log: &logger{w: o.Log}, began: time.Now(), looked: make(chan look, 1), arounds: make(chan *around, 1),
-		asked: make(chan chan *Status)}
+		asked: make(chan chan *Status, 4)}
 	d.panels.seed = rand.Uint64()
+	var err error
+	if d.alarm, err = quick.NewAlarm(tick); err != nil {
+		return err
+	}
 	if err := d.open(ctx); err != nil {
 		return errors.Join(err, d.close())
 	}
-	err := d.loop(ctx)
+	err = d.loop(ctx)
 	return errors.Join(err, d.close())
 }
 
@@ -157,6 +164,7 @@ func (d *daemon) openHands(ctx context.Context, a *around) error {
 		}
 	}
 	h.learnJournal(a)
+	h.ring = d.alarm.Ring
 	h.start(context.WithoutCancel(ctx))
 	d.hands = h
 	return nil
@@ -207,41 +215,74 @@ func (d *daemon) tell(state string) {
 	}
 }
 
-// loop reads, decides and acts until the context ends or the namespace goes.
+// loop reads, decides and acts until the context ends or the namespace goes. It
+// sleeps on an alarm of its own: whoever has something for it rings.
 func (d *daemon) loop(ctx context.Context) error {
-	hangups := service.Hangups()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer context.AfterFunc(ctx, d.alarm.Ring)()
+	defer service.OnHangup(func() {
+		d.hungUp.Store(true)
+		d.alarm.Ring()
+	})()
+	due, steady := time.Now(), false
+	for {
+		// Between the setting of the alarm and the waiting for it everything is
+		// heard that somebody may have rung for.
+		looked, now := d.hear(), time.Now()
+		if ctx.Err() != nil {
+			return d.leave()
+		}
+		if looked || due.Sub(now) < early {
+			if err := d.step(ctx); err != nil {
+				return errors.Join(err, d.leave())
+			}
+			nap := d.nap()
+			due = now.Add(nap)
+			// An alarm that goes on by itself needs no setting.
+			if looked || !steady || nap != tick {
+				d.alarm.Set(nap)
+				steady = nap == tick
+				continue
+			}
+		}
+		rung, err := d.alarm.Wait()
+		if err != nil {
+			return errors.Join(err, d.leave())
+		}
+		if rung {
+			d.alarm.Set(time.Until(due))
+		}
+	}
+}
+
+// early is how much before its time a reading may come.
+const early = tick / 10
+
+// hear takes what others have for the loop. It reports whether a look has come,
+// on which it is decided at once.
+func (d *daemon) hear() (looked bool) {
 	var results chan guard.Result
 	if d.hands != nil {
 		results = d.hands.results
 	}
+	if d.hungUp.Swap(false) {
+		d.reload()
+	}
 	for {
 		select {
-		case <-ctx.Done():
-			return d.leave()
-		case <-hangups:
-			d.reload()
-			continue
 		case r := <-results:
 			d.policy.Done(r)
 			d.events += eventsOf(&r)
-			continue
 		case l := <-d.looked:
 			d.takeLook(l)
+			looked = true
 		case a := <-d.arounds:
 			d.keepAround(a)
 			d.policy.SetSurroundings(a.Surroundings)
-			continue
 		case answer := <-d.asked:
 			answer <- d.status()
-			continue
-		case <-timer.C:
+		default:
+			return looked
 		}
-		if err := d.step(ctx); err != nil {
-			return errors.Join(err, d.leave())
-		}
-		timer.Reset(d.nap())
 	}
 }
 
@@ -282,6 +323,11 @@ func (d *daemon) act(ctx context.Context) {
 		}
 		if dec.Level == guard.Calm {
 			d.shrinkSoon = true
+		}
+		if dec.Level > guard.Watch {
+			service.Threads(2)
+		} else {
+			service.Threads(1)
 		}
 		d.level = dec.Level
 	}
@@ -348,8 +394,8 @@ func (d *daemon) keepAround(a *around) {
 		}
 	}
 	d.around.Store(a)
-	// Looking around takes at most one part in two thousand of a core.
-	d.nextLook = time.Now().Add(max(time.Minute, 2000*a.took))
+	// Looking around takes at most one part in five thousand of a core.
+	d.nextLook = time.Now().Add(max(time.Minute, 5000*a.took))
 }
 
 // leave undoes what stands: first what the policy names, then the limit.
@@ -391,6 +437,9 @@ func (d *daemon) close() error {
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())
+	}
+	if d.alarm != nil {
+		errs = append(errs, d.alarm.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -435,8 +484,8 @@ func (l *ledger) incident(i *guard.Incident) error {
 
 // seen is what the loop read of the slower numbers last.
 type seen struct {
-	buckets int64
-	resets  uint64
+	max, buckets int64
+	resets       uint64
 }
 
 // memory is what a look at memory and the other namespaces found.

@@ -52,6 +52,7 @@ type hands struct {
 	table  ruleTable
 	openRT func() (ruleTable, error)
 
+	ring    func() // wakes the loop
 	queue   chan guard.Action
 	results chan guard.Result
 	waiting sync.WaitGroup // the worker, and a probation under way
@@ -67,7 +68,7 @@ type hands struct {
 const queued = 64
 
 func newHands(l *logger, o *Options, clock func() time.Duration) *hands {
-	return &hands{log: l, fault: o.Fault, clock: clock, ssh: o.SSHConnection,
+	return &hands{log: l, fault: o.Fault, clock: clock, ssh: o.SSHConnection, ring: func() {},
 		queue: make(chan guard.Action, queued), results: make(chan guard.Result, 2*queued)}
 }
 
@@ -138,6 +139,7 @@ func (h *hands) done(r guard.Result) {
 	case h.results <- r:
 	default: // the loop is stuck; the watchdog sees to that
 	}
+	h.ring()
 }
 
 // quickly bounds how long an action other than a probation may take.

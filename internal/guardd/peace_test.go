@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ctwarden/ctwarden/internal/kernel/vitals"
 	"github.com/ctwarden/ctwarden/internal/lab"
 )
@@ -35,25 +37,14 @@ func BenchmarkPeace(b *testing.B) {
 	}
 }
 
-// cpuSeconds reads the processor time of all threads in nanoseconds, which
-// /proc/PID/stat has only in ticks of 10 ms.
+// cpuSeconds reads the processor time of all threads that a process has and
+// had, in nanoseconds: /proc/PID/stat has it only in ticks of 10 ms.
 func cpuSeconds(b *testing.B, pid int) float64 {
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil { // CPUCLOCK_SCHED
 		b.Fatal(err)
 	}
-	sum := 0.0
-	for _, t := range tasks {
-		var run int64
-		s, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/schedstat", pid, t.Name()))
-		if err != nil {
-			continue
-		}
-		if _, err := fmt.Sscan(string(s), &run); err == nil {
-			sum += float64(run) / 1e9
-		}
-	}
-	return sum
+	return float64(ts.Nano()) / 1e9
 }
 
 func residentMiB(b testing.TB, pid int) float64 {

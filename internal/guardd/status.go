@@ -87,10 +87,16 @@ func (d *daemon) answerJSON() []byte {
 	defer timeout.Stop()
 	select {
 	case d.asked <- answer:
+		d.alarm.Ring()
 	case <-timeout.C:
 		return nil
 	}
-	s := <-answer
+	var s *Status
+	select {
+	case s = <-answer:
+	case <-timeout.C:
+		return nil
+	}
 	s.Time = time.Now().UTC()
 	s.Host, _ = procfs.FS{}.Hostname()
 	s.Kernel, _ = procfs.FS{}.Release()

@@ -22,6 +22,9 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 	if ref != d.ref() {
 		d.refNow.Store(&ref)
 	}
+	if m, err := d.vitals.Max(); err == nil {
+		d.seen.max = m
+	}
 	if b, err := d.vitals.Buckets(); err == nil {
 		d.seen.buckets = b
 	}
@@ -37,7 +40,10 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 		d.lookNow = false
 		d.nextLook = now.Add(time.Hour) // until the answer sets it
 		cfg := d.o.Config
-		go func() { d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection) }()
+		go func() {
+			d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection)
+			d.alarm.Ring()
+		}()
 	}
 	if d.shrinkSoon && !d.looking && d.level == guard.Calm {
 		d.shrinkSoon = false
@@ -50,7 +56,10 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 // then nothing is decided.
 func (d *daemon) read() bool {
 	r := &d.reading
-	count, limit, err := d.vitals.Count()
+	count, counters, err := d.vitals.Counters()
+	if err == nil && (d.level > guard.Watch || d.seen.max == 0) {
+		d.seen.max, err = d.vitals.Max()
+	}
 	if err != nil {
 		d.events++
 		d.errs.say(d.log, "the table cannot be read", err)
@@ -65,13 +74,7 @@ func (d *daemon) read() bool {
 		}
 	}
 	r.At, r.Wall = d.clock(), time.Now()
-	r.Count, r.Max, r.Buckets, r.Resets = count, limit, d.seen.buckets, d.seen.resets
-	if c, err := d.vitals.Counters(); err == nil {
-		r.Counters = c
-	} else {
-		d.events++
-		d.errs.say(d.log, "counters", err)
-	}
+	r.Count, r.Max, r.Buckets, r.Resets, r.Counters = count, d.seen.max, d.seen.buckets, d.seen.resets, counters
 	r.Events, r.Table = d.events, d.table
 	r.HasMemory = d.mem != nil
 	r.AvailableBytes, r.TotalBytes, r.HighestCount, r.BusyNamespaces = 0, 0, 0, 0
@@ -120,6 +123,7 @@ func (d *daemon) look(ctx context.Context, table, mem bool) {
 			l.table, l.tableErr = d.panels.read(ctx, ref, count, known, former, a.spare.Self)
 		}
 		d.looked <- l
+		d.alarm.Ring()
 	}()
 }
 

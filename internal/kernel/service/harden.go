@@ -19,13 +19,17 @@ const (
 	oomScoreAdj = -900
 )
 
-// Small makes this process content with little: two threads at once, and a
+// Small makes this process content with little: one thread at a time, and a
 // heap that is collected early.
 func Small(memoryBytes int64) {
-	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	Threads(1)
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(memoryBytes)
 }
+
+// Threads sets how many threads run at once, at most. With one the runtime wakes
+// no other thread for each thing that becomes ready.
+func Threads(n int) { runtime.GOMAXPROCS(min(n, runtime.NumCPU())) }
 
 // Shrink gives memory back to the system.
 func Shrink() { debug.FreeOSMemory() }

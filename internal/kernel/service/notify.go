@@ -58,13 +58,27 @@ func Watchdog() time.Duration {
 	return time.Duration(usec) * time.Microsecond
 }
 
-// Hangups takes SIGHUP away from whoever else listened to it, for a daemon
-// that reads its configuration anew, and delivers it on the channel.
-func Hangups() <-chan os.Signal {
-	c := make(chan os.Signal, 1)
+// OnHangup takes SIGHUP away from whoever else listened to it, for a daemon that
+// reads its configuration anew, and calls f for it until stop is called.
+func OnHangup(f func()) (stop func()) {
+	c, ended := make(chan os.Signal, 1), make(chan struct{})
 	signal.Ignore(syscall.SIGHUP) // takes it from others, and leaves no moment in which it would kill
 	signal.Notify(c, syscall.SIGHUP)
-	return c
+	go func() {
+		for {
+			select {
+			case <-c:
+				f()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		signal.Ignore(syscall.SIGHUP) // its end is no reason to be killed
+		close(ended)
+	}
 }
 
 // Monotonic is CLOCK_MONOTONIC, which the service manager compares reloads by.

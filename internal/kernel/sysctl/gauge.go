@@ -3,15 +3,16 @@ package sysctl
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"strconv"
+
+	"github.com/ctwarden/ctwarden/internal/kernel/quick"
 )
 
 // Gauge is one setting held open, to be read again and again: it shows the
 // namespace in which it was opened, from whatever namespace it is read, in a
 // few microseconds. While it is open it keeps that namespace alive.
 type Gauge struct {
-	f   *os.File
+	f   *quick.File
 	buf [32]byte
 }
 
@@ -26,7 +27,7 @@ func (t Tree) Open(name string) (*Gauge, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := quick.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open setting %s: %w", live, err)
 	}
@@ -36,8 +37,8 @@ func (t Tree) Open(name string) (*Gauge, error) {
 // Int reads the number. It does not allocate and must not be called by two
 // goroutines at once.
 func (g *Gauge) Int() (int64, error) {
-	n, err := g.f.ReadAt(g.buf[:], 0)
-	if n == 0 && err != nil {
+	n, err := quick.ReadAt(g.f, g.buf[:], 0)
+	if err != nil {
 		return 0, fmt.Errorf("read setting %s: %w", g.f.Name(), err)
 	}
 	v, err := strconv.ParseInt(string(bytes.TrimSpace(g.buf[:n])), 10, 64)

@@ -6,11 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/kernel/netns"
+	"github.com/ctwarden/ctwarden/internal/kernel/quick"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
 )
 
@@ -18,13 +17,33 @@ import (
 // them must notice when nobody else does, and close them. No two goroutines may
 // use them at once.
 type Vitals struct {
-	count, max, buckets *sysctl.Gauge
-	stat, snmp          *os.File
+	max, buckets *sysctl.Gauge
+	stat, snmp          *source
 	inode               uint64
 	buf                 []byte
 	columns             []string // of stat
 	sums                []uint32
 	resets              [2]int // columns of snmp's Tcp line, from 1; 0 if not known yet
+}
+
+// source is a file and how long it was when it was last read to its end: one
+// that is as long again needs no second look for more.
+type source struct {
+	*quick.File
+	length int
+	full   int // readings since one looked at the end
+}
+
+// lookAtEnd is how many readings may go by the length: with another processor
+// the counters get another line.
+const lookAtEnd = 10
+
+func openSource(path string) (*source, error) {
+	f, err := quick.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &source{File: f}, nil
 }
 
 // Open opens the descriptors of a namespace, as [netns.Path] understands it.
@@ -35,9 +54,6 @@ func Open(ref string) (*Vitals, error) {
 			return err
 		}
 		var t sysctl.Tree
-		if v.count, err = t.Open(sysctl.Count); err != nil {
-			return err
-		}
 		if v.max, err = t.Open(sysctl.Max); err != nil {
 			return err
 		}
@@ -45,10 +61,10 @@ func Open(ref string) (*Vitals, error) {
 			return err
 		}
 		// seq_open_net binds the file to the namespace, not to the thread.
-		if v.stat, err = os.Open("/proc/thread-self/net/stat/nf_conntrack"); err != nil {
+		if v.stat, err = openSource("/proc/thread-self/net/stat/nf_conntrack"); err != nil {
 			return err
 		}
-		v.snmp, err = os.Open("/proc/thread-self/net/snmp")
+		v.snmp, err = openSource("/proc/thread-self/net/snmp")
 		return err
 	})
 	if err == nil {
@@ -66,12 +82,12 @@ func (v *Vitals) Inode() uint64 { return v.inode }
 // Close lets go of the namespace.
 func (v *Vitals) Close() error {
 	var errs []error
-	for _, c := range []*sysctl.Gauge{v.count, v.max, v.buckets} {
+	for _, c := range []*sysctl.Gauge{v.max, v.buckets} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
 	}
-	for _, f := range []*os.File{v.stat, v.snmp} {
+	for _, f := range []*source{v.stat, v.snmp} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -79,14 +95,8 @@ func (v *Vitals) Close() error {
 	return errors.Join(errs...)
 }
 
-// Count reads the entries of the namespace and the limit.
-func (v *Vitals) Count() (count, limit int64, err error) {
-	if count, err = v.count.Int(); err != nil {
-		return 0, 0, err
-	}
-	limit, err = v.max.Int()
-	return count, limit, err
-}
+// Max reads the limit.
+func (v *Vitals) Max() (int64, error) { return v.max.Int() }
 
 // Buckets reads the size of the hash table.
 func (v *Vitals) Buckets() (int64, error) { return v.buckets.Int() }
@@ -96,20 +106,27 @@ const maxFile = 2 << 20
 
 // read reads a file from its beginning into the buffer, which grows once to
 // what the machine needs.
-func (v *Vitals) read(f *os.File) ([]byte, error) {
+func (v *Vitals) read(f *source) ([]byte, error) {
 	n := 0
 	for {
-		m, err := f.ReadAt(v.buf[n:], int64(n))
+		if n == len(v.buf) {
+			v.buf = append(v.buf, make([]byte, len(v.buf))...)
+		}
+		m, err := quick.ReadAt(f.File, v.buf[n:], int64(n))
+		if err != nil {
+			return nil, err
+		}
 		n += m
 		switch {
-		case errors.Is(err, io.EOF):
+		case m == 0:
+			f.length, f.full = n, 0
 			return v.buf[:n], nil
-		case err != nil:
-			return nil, err
+		case n == f.length && f.full < lookAtEnd:
+			f.full++
+			return v.buf[:n], nil
 		case n >= maxFile:
 			return nil, fmt.Errorf("%s is longer than %d bytes", f.Name(), maxFile)
 		}
-		v.buf = append(v.buf, make([]byte, len(v.buf))...)
 	}
 }
 
@@ -131,22 +148,38 @@ func (v *Vitals) readColumns() error {
 
 var errCounters = errors.New("the tracking counters are not hexadecimal numbers")
 
-// Counters reads the counters of the namespace, summed over the CPUs; the sums
-// wrap at 32 bits as each of them does.
-func (v *Vitals) Counters() (c ct.Counters, err error) {
+// Counters reads the entries of the namespace and its counters, summed over the
+// CPUs, at one go; the sums wrap at 32 bits as each of them does.
+func (v *Vitals) Counters() (count int64, c ct.Counters, err error) {
 	b, err := v.read(v.stat)
 	if err != nil {
-		return c, fmt.Errorf("read the tracking counters: %w", err)
+		return 0, c, fmt.Errorf("read the tracking counters: %w", err)
 	}
 	clear(v.sums)
 	_, b, _ = bytes.Cut(b, []byte("\n"))
 	if !sumHex(b, v.sums) {
-		return c, errCounters
+		return 0, c, errCounters
 	}
 	for i, name := range v.columns[1:] {
 		c.SetByName(name, v.sums[i+1])
 	}
-	return c, nil
+	return first(b), c, nil
+}
+
+// first is the number at the beginning of a line: of entries each line tells the
+// same.
+func first(b []byte) (n int64) {
+	for _, c := range b {
+		switch {
+		case c >= '0' && c <= '9':
+			n = n<<4 | int64(c-'0')
+		case c >= 'a' && c <= 'f':
+			n = n<<4 | int64(c-'a'+10)
+		default:
+			return n
+		}
+	}
+	return n
 }
 
 // sumHex adds lines of hexadecimal numbers, column by column; columns beyond
