@@ -18,12 +18,12 @@ import (
 // use them at once.
 type Vitals struct {
 	max, buckets *sysctl.Gauge
-	stat, snmp          *source
-	inode               uint64
-	buf                 []byte
-	columns             []string // of stat
-	sums                []uint32
-	resets              [2]int // columns of snmp's Tcp line, from 1; 0 if not known yet
+	stat, snmp   *source
+	inode        uint64
+	buf          []byte
+	columns      []string // of stat
+	sums         []uint32
+	resets       [2]int // columns of snmp's Tcp line, from 1; 0 if not known yet
 }
 
 // source is a file and how long it was when it was last read to its end: one

@@ -173,7 +173,10 @@ func fillUp(f *field) {
 // fillInPeace makes a table as busy servers have it: mostly established, some
 // closing, some UDP.
 func fillInPeace(f *field) {
-	n := f.limits.Max() * 6 / 10
+	// What the users leave behind, two minutes in TIME_WAIT, comes on top: the
+	// table is to be at 60 % and stay there.
+	lasting := min(f.p.Peace+f.p.Attack, 2*time.Minute)
+	n := max(f.limits.Max()*6/10-int(lasting.Seconds())*f.p.Users, f.limits.Max()/10)
 	seen := ct.StatusSeenReply | ct.StatusAssured
 	f.guarded.Fill(
 		lab.Class{Count: n * 7 / 10, State: ct.TCPEstablished, Status: seen, TimeoutSeconds: 430_000, Sources: netip.MustParsePrefix("10.2.0.0/16")},
