@@ -56,11 +56,12 @@ func (k *Keeper) Apply(ctx context.Context, p *Plan, o ApplyOptions) (id string,
 	return id, err
 }
 
-// trialOf finds an operation of this namespace that may still be undone: two at
-// a time could not be taken back in any order.
+// trialOf finds an operation of this namespace that is in force and may still be
+// undone: two at a time could not be taken back in any order. One that only
+// waits for the table to drain is none: a full table may need more room now.
 func (k *Keeper) trialOf(log *journal.Log) *journal.Op {
 	for _, o := range log.Open() {
-		if len(o.Settings) > 0 && k.here(o) {
+		if k.here(o) && running(o) {
 			return o
 		}
 	}

@@ -118,7 +118,29 @@ func (k *Keeper) finishConfirm(tx *journal.Tx, o *journal.Op) error {
 	if err := k.keepFiles(set, nil); err != nil {
 		return err
 	}
+	if err := k.overtake(tx, o); err != nil {
+		return err
+	}
 	return tx.Mark(o.ID, journal.Change{State: journal.Confirmed, Keys: keys, Data: map[string]string{dataConfirming: ""}})
+}
+
+// overtake closes what earlier operations still hold of the settings that are
+// now confirmed, and of the buckets that a max of those needs.
+func (k *Keeper) overtake(tx *journal.Tx, o *journal.Op) error {
+	var errs []error
+	for _, other := range tx.Log().Open() {
+		var keys []string
+		for _, s := range other.Settings {
+			needed := o.Setting(s.Key) != nil || o.Setting(KeyMax) != nil && (s.Key == KeyBuckets || s.Key == KeyHashsize)
+			if s.State == journal.Deferred && needed {
+				keys = append(keys, s.Key)
+			}
+		}
+		if other.ID != o.ID && k.here(other) && len(keys) > 0 {
+			errs = append(errs, tx.Mark(other.ID, journal.Change{State: journal.Foreign, Keys: keys, Note: o.ID + " has taken its place"}))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unkeep takes an operation's settings out of our files, unless a later one

@@ -1003,3 +1003,41 @@ func TestVerifyMissesOurFile(t *testing.T) {
 		t.Errorf("after the revert: %+v, %v", v, err)
 	}
 }
+
+// TestMoreRoomWhileMaxIsHeld: the table that keeps an old limit from coming back
+// is the one that needs a higher one. What is held waits for the new trial.
+func TestMoreRoomWhileMaxIsHeld(t *testing.T) {
+	for _, confirm := range []bool{true, false} {
+		b := newBox(t)
+		first := b.apply(time.Minute)
+		b.count = 200_000
+		if op, err := b.keeper().Revert(t.Context(), "", "asked"); err != nil || op.State != journal.Deferred {
+			t.Fatalf("%+v, %v", op, err)
+		}
+		p := &Plan{Items: []Item{{Key: KeyMax, From: "262144", To: "524288"}}}
+		id, err := b.keeper().Apply(t.Context(), p, ApplyOptions{Trial: time.Hour})
+		if err != nil || b.settings[KeyMax] != "524288" {
+			t.Fatalf("max %s: %v", b.settings[KeyMax], err)
+		}
+		b.count = 1000
+		if left, err := b.keeper().Expire(t.Context(), first); !left || err != nil || b.settings[KeyBuckets] != "131072" {
+			t.Errorf("during the second trial: left %v, %v, %v", left, err, b.settings)
+		}
+		want, settled := maps.Clone(oldValues), journal.Reverted
+		if confirm {
+			want[KeyMax], want[KeyBuckets], settled = "524288", "131072", journal.Foreign
+			_, err = b.keeper().Confirm(t.Context(), "")
+		} else {
+			_, err = b.keeper().Revert(t.Context(), id, "asked")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := b.keeper().Expire(t.Context(), first); left || err != nil || !maps.Equal(b.settings, want) {
+			t.Errorf("confirm %v: left %v, %v, %v", confirm, left, err, b.settings)
+		}
+		if o := b.op(first); o.Setting(KeyMax).State != settled {
+			t.Errorf("confirm %v: the first is %+v", confirm, o)
+		}
+	}
+}

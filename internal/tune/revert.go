@@ -103,6 +103,9 @@ func (k *Keeper) newest(log *journal.Log) string {
 // (all if nil), in the reverse order of writing, so that max comes down before
 // buckets. The operation's record is moved setting by setting.
 func (k *Keeper) revertOp(tx *journal.Tx, o *journal.Op, selected func(key string) bool, why string) error {
+	if t := k.trialOf(tx.Log()); t != nil && t.ID != o.ID && !running(o) {
+		return nil // it goes on once that trial is over
+	}
 	var errs []error
 	held := false
 	for _, s := range slices.Backward(slices.Clone(o.Settings)) {
