@@ -171,6 +171,9 @@ func TestCheckRaisesWhatIsProvoked(t *testing.T) {
 	lab.SharedLimits(t)
 	for _, c := range provoked {
 		t.Run(c.code, func(t *testing.T) {
+			if c.code == "insert-race" && !kernelVersion(t).AtLeast(6, 12) {
+				t.Skip("earlier kernels (6.1) give a packet that comes out of a queue the entry that was confirmed meanwhile")
+			}
 			p := lab.Server(t)
 			args := []string{"--netns", p.Server.Path(), "--observe", "1s"}
 			// What the log remembers of other tests has no figures.
