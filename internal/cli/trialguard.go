@@ -49,6 +49,9 @@ func newTrialGuard(env *Env) *cobra.Command {
 			deadman.Ready()
 			err = k.Guard(cmd.Context(), args[0], deadman.Clock{}, health)
 			if errors.Is(err, context.Canceled) {
+				if (deadman.Deadman{}).TimerWaits(args[0]) {
+					return nil // a session ended, and its processes with it; the trial goes on
+				}
 				// Told to stop: nobody would undo the trial later.
 				_, err = k.Expire(context.WithoutCancel(cmd.Context()), args[0])
 			}

@@ -229,6 +229,11 @@ func (d Deadman) startTimer(program, id string, deadline time.Duration) error {
 	return run("systemctl", "--quiet", "is-active", unit+".timer")
 }
 
+// TimerWaits reports whether the timer of an operation will still fire.
+func (d Deadman) TimerWaits(id string) bool {
+	return hasSystemd() && run("systemctl", "--quiet", "is-active", unitOf(id)+".timer") == nil
+}
+
 func run(name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandWait)
 	defer cancel()

@@ -157,8 +157,8 @@ esac
 }
 
 // A trial that nobody confirms takes itself back at its deadline, in the
-// guest's time: by the timer alone, with every process of ours killed and the
-// program's file gone, and once only.
+// guest's time: by the timer alone, with every process of ours killed, as at the
+// end of a session, and the program's file gone, and once only.
 func TestDeadlineRevertsByTimer(t *testing.T) {
 	long(t)
 	out := system(t, track+`
@@ -166,7 +166,7 @@ echo "before $(max)"
 ctwarden apply --yes --observe 0 --peak-new 3000/s --for gateway --memory 20% --trial 10m >/tmp/apply 2>&1; echo "apply $?"; tail -5 /tmp/apply
 echo "trial $(max)"
 mv /usr/local/bin/ctwarden /root/gone
-for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in */guard-*) echo killed; kill -9 ${exe//[!0-9]/};; esac; done
+for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in */guard-*) echo killed; kill -TERM ${exe//[!0-9]/}; sleep 3; kill -9 ${exe//[!0-9]/};; esac; done
 sleep 540; echo "early $(max)"
 sleep 120; echo "late $(max)"
 sysctl -q -w net.netfilter.nf_conntrack_max=200000; sleep 700; echo "own $(max)"
