@@ -51,7 +51,7 @@ func (h *Host) Connections(ctx context.Context, b Bots, load Load) (Shaken, erro
 	for _, t := range b.Targets {
 		targets[t] = true
 	}
-	var d Shaken
+	d := Shaken{Began: p.start}
 	answer := func(s segment) error {
 		if !targets[netip.AddrPortFrom(s.tuple.Src, s.tuple.SrcPort)] {
 			return nil

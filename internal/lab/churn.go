@@ -17,6 +17,7 @@ type Churned struct {
 	Asked    int // exchanges begun, each from a port of its own
 	Answered int // of which an answer came within a quarter of a second
 	Refused  int // of which not even the question could be sent: not connected
+	Began    time.Time
 	Elapsed  time.Duration
 }
 
@@ -46,7 +47,7 @@ func (h *Host) churn(ctx context.Context, proto ct.Proto, target netip.AddrPort,
 	if err != nil {
 		return Churned{}, err
 	}
-	var c Churned
+	c := Churned{Began: p.start}
 	err = h.Do(func() error {
 		var batch []question
 		for i := 0; p.next(i); i++ {

@@ -29,6 +29,7 @@ type Sent struct {
 	// Packets were taken by the kernel, each with a tuple of its own as far as
 	// the addresses and ports allow.
 	Packets int
+	Began   time.Time // before the first
 	Elapsed time.Duration
 }
 
@@ -104,7 +105,7 @@ func (h *Host) send(ctx context.Context, load Load, next func(i int, s *segment)
 	if err == nil {
 		err = w.flush()
 	}
-	return Sent{Packets: int(w.sent), Elapsed: time.Since(p.start)}, err
+	return Sent{Packets: int(w.sent), Began: p.start, Elapsed: time.Since(p.start)}, err
 }
 
 // pace tells a generator when to go on and when to stop.

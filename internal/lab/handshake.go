@@ -13,8 +13,9 @@ import (
 
 // Shaken is what [Host.Handshakes] counts.
 type Shaken struct {
-	SYNs      int // sent
-	Completed int // SYN-ACKs answered: connections that both ends call established
+	SYNs      int       // sent
+	Completed int       // SYN-ACKs answered: connections that both ends call established
+	Began     time.Time // before the first
 	Elapsed   time.Duration
 }
 
@@ -36,7 +37,7 @@ func (h *Host) Handshakes(ctx context.Context, target netip.AddrPort, sources ne
 	if err != nil {
 		return Shaken{}, err
 	}
-	var d Shaken
+	d := Shaken{Began: p.start}
 	answer := func(s segment) error { return w.completeHandshake(&s, target, &d) }
 	for i := 0; p.next(i); i++ {
 		n := load.First + i

@@ -1,6 +1,9 @@
 package survival
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // deeds are the beginnings of the lines in which the guard says what it does.
 var deeds = []string{"nf_conntrack_max ", "nf_conntrack_buckets ", "timeouts of new flows ", "probation of ",
@@ -17,4 +20,12 @@ func isAction(line string) bool {
 		}
 	}
 	return false
+}
+
+// isLevel tells whether a line says that the level has risen.
+func isLevel(line string) bool {
+	levels := []string{"calm", "watch", "pressure", "emergency"}
+	change, _, _ := strings.Cut(line, ": ")
+	from, to, ok := strings.Cut(change, " -> ")
+	return ok && slices.Contains(levels, from) && slices.Index(levels, to) > slices.Index(levels, from)
 }

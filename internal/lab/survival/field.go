@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/ctwarden/ctwarden/internal/lab"
 )
@@ -121,6 +122,8 @@ type Reached struct {
 	Completed int     `json:"completed,omitempty"` // handshakes, or exchanges
 	Asked     int     `json:"asked,omitempty"`     // exchanges begun
 	Seconds   float64 `json:"seconds"`
+	// began is when the first packet was sent.
+	began time.Time
 }
 
 func (r Reached) plus(o Reached) Reached {
@@ -128,15 +131,18 @@ func (r Reached) plus(o Reached) Reached {
 	r.Completed += o.Completed
 	r.Asked += o.Asked
 	r.Seconds = max(r.Seconds, o.Seconds)
+	if r.began.IsZero() || !o.began.IsZero() && o.began.Before(r.began) {
+		r.began = o.began
+	}
 	return r
 }
 
 func sent(s lab.Sent, err error) (Reached, error) {
-	return Reached{Packets: s.Packets, Seconds: s.Elapsed.Seconds()}, err
+	return Reached{Packets: s.Packets, Seconds: s.Elapsed.Seconds(), began: s.Began}, err
 }
 
 func shaken(s lab.Shaken, err error) (Reached, error) {
-	return Reached{Packets: s.SYNs, Completed: s.Completed, Seconds: s.Elapsed.Seconds()}, err
+	return Reached{Packets: s.SYNs, Completed: s.Completed, Seconds: s.Elapsed.Seconds(), began: s.Began}, err
 }
 
 // both runs two attacks together.

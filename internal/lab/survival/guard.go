@@ -171,12 +171,12 @@ func (g *guard) log() (list []string) {
 	return list
 }
 
-// acted are the moments of its actions in an interval.
-func (g *guard) acted(from, to time.Time) (list []time.Time) {
+// moments are those at which it wrote lines of a kind, in an interval.
+func (g *guard) moments(of func(string) bool, from, to time.Time) (list []time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.lines {
-		if isAction(l.text) && l.at.After(from) && l.at.Before(to) {
+		if of(l.text) && l.at.After(from) && l.at.Before(to) {
 			list = append(list, l.at)
 		}
 	}

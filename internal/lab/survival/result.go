@@ -61,6 +61,9 @@ type Result struct {
 	PeakMax   int `json:"peak_max"`
 
 	// Of the defences that are ours.
+	// LevelMS is from the first packet of the attack until the guard says that
+	// something is up, DetectMS until its first act; 0 where neither came.
+	LevelMS   float64  `json:"level_ms,omitempty"`
 	DetectMS  float64  `json:"detect_ms,omitempty"`
 	Actions   int      `json:"actions,omitempty"`
 	CPU       float64  `json:"cpu_share,omitempty"` // of one core
@@ -110,8 +113,8 @@ func (r *Result) String() string {
 		r.Aged.Alive, r.Aged.Held, r.Touched, r.Looked, r.Logins.Alive, r.Logins.Held, r.LoginWorst, r.Session,
 		r.Refused, r.EarlyDrop, r.Peak, r.PeakMax, r.Reached)
 	if r.Defence.ours() {
-		s += fmt.Sprintf(", %d actions, first after %.0f ms, recovery %d s, %.2f %% of a core, %.1f MiB, undone %v %v",
-			r.Actions, r.DetectMS, r.RecoverySeconds, 100*r.CPU, r.RSS, r.Undone, r.UndoFails)
+		s += fmt.Sprintf(", %d actions, detected after %.0f ms, first after %.0f ms, recovery %d s, %.2f %% of a core, %.1f MiB, undone %v %v",
+			r.Actions, r.LevelMS, r.DetectMS, r.RecoverySeconds, 100*r.CPU, r.RSS, r.Undone, r.UndoFails)
 	}
 	return s
 }

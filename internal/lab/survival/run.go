@@ -62,6 +62,10 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	watch := watchPeak(f)
 	logins := f.logins(office, p.Attack)
 	r.Reached = f.attack(s, p.Attack)
+	began := start
+	if s.Prefill == nil && !r.Reached.began.IsZero() {
+		began = r.Reached.began // the generator takes a while to get ready
+	}
 	end := time.Now()
 	after := f.guarded.ConntrackStats()
 	used := wall.cost()
@@ -83,9 +87,12 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	if g := wall.guard; g != nil {
 		r.CPU = (used.cpu - spent.cpu).Seconds() / end.Sub(start).Seconds()
 		r.RSS = float64(used.rss) / (1 << 20)
-		acts := g.acted(start, end)
+		acts := g.moments(isAction, start, end)
 		if r.Actions = len(acts); r.Actions > 0 {
-			r.DetectMS = float64(acts[0].Sub(start).Microseconds()) / 1000
+			r.DetectMS = milliseconds(acts[0].Sub(began))
+		}
+		if said := g.moments(isLevel, began, end); len(said) > 0 {
+			r.LevelMS = milliseconds(said[0].Sub(began))
 		}
 	}
 	if err := wall.stop(); err != nil {
@@ -98,6 +105,8 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	}
 	return r, log
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (w *running) cost() cost {
 	if w.guard == nil {

@@ -141,7 +141,7 @@ func scan(ctx context.Context, f *field) (Reached, error) {
 
 func churn(ctx context.Context, f *field) (Reached, error) {
 	c, err := f.client.TCPChurn(ctx, f.at(echoPort), netip.MustParsePrefix("10.1.192.0/19"), load(f.p.Exchanges))
-	return Reached{Asked: c.Asked, Completed: c.Answered, Seconds: c.Elapsed.Seconds()}, err
+	return Reached{Asked: c.Asked, Completed: c.Answered, Seconds: c.Elapsed.Seconds(), began: c.Began}, err
 }
 
 var shared = netip.MustParseAddr("10.1.128.7")

@@ -29,8 +29,8 @@ func Table(list []Result) string {
 		if head := c.head(); head != last {
 			last = head
 			fmt.Fprintf(&b, "\n**%s**\n\n", head)
-			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | first act | guard's core, MiB | attack/s | load |\n")
-			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | detected | first act | guard's core, MiB | attack/s | load |\n")
+			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		}
 		b.WriteString(c.row())
 	}
@@ -79,9 +79,12 @@ func (c *cell) head() string {
 }
 
 func (c *cell) row() string {
-	first, own := "", ""
+	level, first, own := "", "", ""
 	if c.defence.ours() {
-		first = "none"
+		first, level = "none", ""
+		if ms := c.sorted(func(r Result) float64 { return r.LevelMS }); ms[0] > 0 {
+			level = fmt.Sprintf("%.0f ms", ms[len(ms)/2])
+		}
 		if ms := c.sorted(func(r Result) float64 { return r.DetectMS }); ms[len(ms)-1] > 0 {
 			first = fmt.Sprintf("%.0f ms", ms[len(ms)/2])
 		}
@@ -102,10 +105,10 @@ func (c *cell) row() string {
 	if s := c.recovery(); s >= 0 {
 		back = fmt.Sprintf("%d s", s)
 	}
-	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s | %.0f |\n",
+	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s | %s | %.0f |\n",
 		c.defence, len(c.runs), percent(c.worst()), percent(c.median()), latency,
 		c.sum(func(r Result) alive { return r.Active }), c.sum(func(r Result) alive { return r.Beats }), c.sum(func(r Result) alive { return r.idle() }), touched, looked,
-		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, first, own, c.rate(), c.worstOf(func(r Result) float64 { return r.Load }))
+		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, level, first, own, c.rate(), c.worstOf(func(r Result) float64 { return r.Load }))
 }
 
 // sorted are the values of a figure, ascending.
