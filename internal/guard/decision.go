@@ -33,6 +33,8 @@ type Decision struct {
 	// for memory and the other namespaces. Next is when it should come.
 	WantTable, WantMemory bool
 	Next                  time.Duration
+	// TableAfter is how long to wait before the table is read.
+	TableAfter time.Duration
 	// Ended is an incident that has just ended; nil mostly.
 	Ended *Incident
 }

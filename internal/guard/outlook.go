@@ -14,6 +14,8 @@ type outlook struct {
 	// the kernel begins to refuse: not before the table is full and what it
 	// could evict is used up. forever if neither comes.
 	full, trouble time.Duration
+	// soon is full, if what has just begun goes on: reason to look, not to act.
+	soon time.Duration
 	// reserve is how many entries must be free or disposable at the limit.
 	reserve  int64
 	refusing bool
@@ -35,7 +37,7 @@ const (
 
 func (p *Policy) foresee(r *Reading) (o outlook) {
 	t := &p.trend
-	o.full, o.trouble = forever, forever
+	o.full, o.trouble, o.soon = forever, forever, forever
 	if r.Max <= 0 {
 		return o
 	}
@@ -44,7 +46,8 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	if t.last().at-t.since(trendSpan).at < trendSpan*4/5 {
 		slow = 0 // too few readings for a trend
 	}
-	fast = t.sustained(fast, r.Max)
+	burst := t.burst(r.Max)
+	fast = max(t.sustained(fast, r.Max), burst)
 	// One burst is no trend: it counts at once only where little is left.
 	growth := slow
 	if fast > slow && until(float64(r.Max-r.Count), fast) < p.cfg.EmergencyFull {
@@ -52,6 +55,7 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	}
 	o.arrivals = max(t.arrivals(trendSpan), growth)
 	o.full = until(float64(r.Max-r.Count), growth)
+	o.soon = min(o.full, until(float64(r.Max-r.Count), burst))
 	// What is refused once in ten thousand is a race of processors or a chance
 	// that early drop had not; what was refused before max rose is past.
 	span := min(trendSpan, max(r.At-p.limit.raisedAt, burstSpan))
@@ -90,6 +94,31 @@ func (t *trend) sustained(fast float64, limit int64) float64 {
 	return fast
 }
 
+// burst is the growth that two readings in succession show, if it is more than
+// what a busy moment brings.
+func (t *trend) burst(limit int64) float64 {
+	l, m := t.last(), t.since(confirmIn*3/4)
+	f := t.since(l.at - m.at + confirmIn*3/4)
+	if m.at >= l.at || f.at >= m.at || l.count-f.count < max(limit/200, 64) {
+		return 0
+	}
+	now, before := float64(l.count-m.count)/(l.at-m.at).Seconds(), float64(m.count-f.count)/(m.at-f.at).Seconds()
+	if now < before/2 || before < now/20 {
+		return 0
+	}
+	return now
+}
+
+// suspicious: the last reading shows that something may have begun.
+func (t *trend) suspicious(limit int64) bool {
+	l, p := t.last(), t.since(confirmIn)
+	return l.at-p.at < 2*tick && l.count-p.count >= max(limit/100, 64)
+}
+
+// confirmIn is how soon after a reading that shows that something may have begun
+// the next one is taken.
+const confirmIn = 40 * time.Millisecond
+
 // until is when a quantity that grows reaches a distance.
 func until(distance, perSecond float64) time.Duration {
 	if distance <= 0 {
@@ -123,8 +152,8 @@ func (p *Policy) call(o *outlook) (Level, string) {
 		return Pressure, fmt.Sprintf("the kernel will refuse connections in %s", roughly(o.trouble))
 	case o.fill >= c.PressureFill:
 		return Pressure, fmt.Sprintf("the table is %.0f %% full", 100*o.fill)
-	case o.full < c.WatchFull:
-		return Watch, fmt.Sprintf("the table would be full in %s", roughly(o.full))
+	case o.soon < c.WatchFull:
+		return Watch, fmt.Sprintf("the table would be full in %s", roughly(o.soon))
 	case o.fill >= c.WatchFill:
 		return Watch, fmt.Sprintf("the table is %.0f %% full", 100*o.fill)
 	}

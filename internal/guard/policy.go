@@ -22,7 +22,9 @@ type Policy struct {
 	tableTook time.Duration
 	tables    int // readings of the table so far
 	quietAt   time.Duration
-	asked     int // readings of the table asked for in a hurry
+	asked     int           // readings of the table asked for in a hurry
+	doubts    pause         // between looks at what turned out to be nothing
+	confirmAt time.Duration // when a doubt is to be looked at again
 
 	limit   limitState
 	thins   thinState
@@ -149,6 +151,9 @@ func (p *Policy) move(r *Reading, want Level, reason string) {
 	switch {
 	case want > p.level:
 		p.note("%s -> %s: %s", p.level, want, reason)
+		if want >= Pressure {
+			p.doubts = pause{}
+		}
 		p.level, p.calledAt = want, r.At
 	case want == p.level:
 		p.calledAt = r.At
@@ -176,13 +181,14 @@ func (p *Policy) wait(r *Reading, o *outlook, d *Decision) bool {
 	p.asked++
 	d.WantTable, d.Next = true, time.Millisecond
 	if p.trend.assuredKnown && r.At-p.tableAt <= pairSpan {
-		d.Next = pairWait
+		d.TableAfter = max(pairWait-(r.At-p.tableAt), time.Millisecond)
+		d.Next = d.TableAfter
 	}
 	return true
 }
 
 // pairWait is the time between two readings of the table that tell a rate.
-const pairWait = 60 * time.Millisecond
+const pairWait = 40 * time.Millisecond
 
 // plan says what the next reading should hold and when it should come.
 func (p *Policy) plan(r *Reading, o *outlook, d *Decision) {
@@ -193,6 +199,15 @@ func (p *Policy) plan(r *Reading, o *outlook, d *Decision) {
 	d.Next = tick
 	every, dearest := p.pace(r, o)
 	d.WantTable = p.tableAt == 0 || r.At-p.tableAt >= max(every, dearest*p.tableTook)
+	if p.level < Pressure && p.doubts.due(r.At) && p.trend.suspicious(r.Max) {
+		// The table is read meanwhile, so that one more reading of it tells a rate.
+		p.confirmAt = r.At + confirmIn
+		p.doubts.again(r.At, time.Second, time.Minute, false)
+		d.WantTable = d.WantTable || r.At-p.tableAt > pairSpan/2
+	}
+	if left := p.confirmAt - r.At; left > 0 {
+		d.Next = min(d.Next, left)
+	}
 }
 
 // pace is how often the table is read, and how many times as long as a reading

@@ -39,6 +39,8 @@ type Reading struct {
 // Table is the composition of the table, from a panel or from all of it.
 type Table struct {
 	Census *ct.Census
+	// Count is the number of entries when the reading began; 0 is not known.
+	Count int64
 	// HalfOpen counts, by port, what was read of unfinished IPv4 handshakes to
 	// this machine; the census holds the rest of their class, too.
 	HalfOpen map[uint16]uint64

@@ -97,17 +97,26 @@ func (t *trend) table(r *Reading, span time.Duration) {
 	if c == nil || c.Entries == 0 {
 		return
 	}
-	a := c.Share(c.Sum(func(k ct.ClassKey) bool { return k.Assured })) * float64(r.Count)
-	switch since := r.At - t.assuredAt; {
+	// The count moves while the table is read, and under a flood by much: what was
+	// read to its end is taken as it is.
+	n, at := float64(r.Count), r.At
+	if r.Table.Count > 0 {
+		n, at = float64(r.Table.Count+r.Count)/2, r.At-r.Table.Took/2
+	}
+	if c.Complete {
+		n = float64(c.Entries)
+	}
+	a := c.Share(c.Sum(func(k ct.ClassKey) bool { return k.Assured })) * n
+	switch since := at - t.assuredAt; {
 	case !t.assuredKnown || since > span:
 		// The best guess: what comes is like what is there.
 		t.assuredRate, t.rateKnown = a/float64(max(r.Count, 1))*max(t.growth(burstSpan), 0), false
 	case since > 0 && t.rateKnown:
-		t.assuredRate = (t.assuredRate + t.lockRate(r, a)) / 2
+		t.assuredRate = (t.assuredRate + t.lockRate(r, a, at)) / 2
 	case since > 0:
-		t.assuredRate, t.rateKnown = t.lockRate(r, a), true
+		t.assuredRate, t.rateKnown = t.lockRate(r, a, at), true
 	}
-	t.assured, t.assuredAt, t.assuredKnown = a, r.At, true
+	t.assured, t.assuredAt, t.assuredKnown = a, at, true
 }
 
 // How old a reading of the table may be to tell a rate with the next, in calm
@@ -119,13 +128,13 @@ const (
 
 // lockRate is the growth of assured entries since the reading of the table
 // before.
-func (t *trend) lockRate(r *Reading, assured float64) float64 {
+func (t *trend) lockRate(r *Reading, assured float64, at time.Duration) float64 {
 	d := assured - t.assured
 	scale := max(float64(r.Count)/float64(r.Table.Census.Entries), 1)
 	if math.Abs(d) < 2*math.Sqrt(math.Abs(d)*scale) {
 		return 0 // as much may be the panel's chance
 	}
-	return d / (r.At - t.assuredAt).Seconds()
+	return d / (at - t.assuredAt).Seconds()
 }
 
 // unevictable estimates the entries that early drop cannot evict now, and how

@@ -343,7 +343,7 @@ func (d *daemon) act(ctx context.Context) {
 		d.ended(dec.Ended)
 	}
 	if dec.WantTable || dec.WantMemory {
-		d.look(ctx, dec.WantTable, dec.WantMemory)
+		d.look(ctx, dec.WantTable, dec.WantMemory, dec.TableAfter)
 	}
 }
 

@@ -48,7 +48,7 @@ func (p *panels) read(ctx context.Context, ref string, count int64, t *ct.Timeou
 	if err != nil {
 		return nil, err
 	}
-	table := &guard.Table{Census: c.Result(), HalfOpen: ports}
+	table := &guard.Table{Census: c.Result(), HalfOpen: ports, Count: int64(sum.CountBefore)}
 	table.Census.Complete = !sum.Stopped
 	table.Census.CountBefore = ct.Known(count)
 	if sum.Stopped {

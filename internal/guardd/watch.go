@@ -94,7 +94,7 @@ type look struct {
 }
 
 // look reads, beside the loop, what takes longer than a tick may.
-func (d *daemon) look(ctx context.Context, table, mem bool) {
+func (d *daemon) look(ctx context.Context, table, mem bool, after time.Duration) {
 	if d.looking {
 		return
 	}
@@ -119,7 +119,7 @@ func (d *daemon) look(ctx context.Context, table, mem bool) {
 		if mem {
 			l.mem, l.memErr = readMemory(ctx)
 		}
-		if table {
+		if table && (after <= 0 || nap(ctx, after) == nil) {
 			l.table, l.tableErr = d.panels.read(ctx, ref, count, known, former, a.spare.Self)
 		}
 		d.looked <- l

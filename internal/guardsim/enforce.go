@@ -22,7 +22,7 @@ func (r *run) reading(table, memory bool) guard.Reading {
 		g.HighestCount, g.BusyNamespaces = g.Count, 1
 	}
 	if table {
-		g.Table = &guard.Table{Census: r.census(), Took: panelTook}
+		g.Table = &guard.Table{Census: r.census(), Count: g.Count, Took: panelTook}
 	}
 	return g
 }
