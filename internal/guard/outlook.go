@@ -99,7 +99,7 @@ func (t *trend) sustained(fast float64, limit int64) float64 {
 func (t *trend) burst(limit int64) float64 {
 	l, m := t.last(), t.since(confirmIn*3/4)
 	f := t.since(l.at - m.at + confirmIn*3/4)
-	if m.at >= l.at || f.at >= m.at || l.count-f.count < max(limit/200, 64) {
+	if m.at >= l.at || f.at >= m.at || l.count-f.count < max(limit/200, leastBurst) {
 		return 0
 	}
 	now, before := float64(l.count-m.count)/(l.at-m.at).Seconds(), float64(m.count-f.count)/(m.at-f.at).Seconds()
@@ -109,10 +109,14 @@ func (t *trend) burst(limit int64) float64 {
 	return now
 }
 
+// leastBurst is how many entries a service may well come by at once: when it
+// begins, or after a hiccup of the network.
+const leastBurst = 400
+
 // suspicious: the last reading shows that something may have begun.
 func (t *trend) suspicious(limit int64) bool {
 	l, p := t.last(), t.since(confirmIn)
-	return l.at-p.at < 2*tick && l.count-p.count >= max(limit/100, 64)
+	return l.at-p.at < 2*tick && l.count-p.count >= max(limit/100, leastBurst/2)
 }
 
 // confirmIn is how soon after a reading that shows that something may have begun
@@ -140,7 +144,7 @@ func (p *Policy) call(o *outlook) (Level, string) {
 	switch {
 	case o.refusing:
 		return Emergency, fmt.Sprintf("the kernel refuses %.0f new connections a second", p.trend.refused(trendSpan))
-	case !p.trend.rateKnown && p.asked < 2 && o.trouble < c.EmergencyFull:
+	case !p.trend.rateKnown && (p.asked < 2 || p.trend.last().at < p.patience) && o.trouble < c.EmergencyFull:
 		return Pressure, fmt.Sprintf("the table would be full in %s", roughly(o.full))
 	case o.left:
 		return Pressure, "the table fills, but with entries that the kernel evicts for newcomers"

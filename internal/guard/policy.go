@@ -23,6 +23,7 @@ type Policy struct {
 	tables    int // readings of the table so far
 	quietAt   time.Duration
 	asked     int           // readings of the table asked for in a hurry
+	patience  time.Duration // until then the last of them is waited for
 	doubts    pause         // between looks at what turned out to be nothing
 	confirmAt time.Duration // when a doubt is to be looked at again
 
@@ -168,24 +169,38 @@ func (p *Policy) move(r *Reading, want Level, reason string) {
 }
 
 // wait asks for the composition of the table, twice, before anything is decided
-// on one that has just begun to move. Where it cannot be read nothing waits.
+// on one that has just begun to move. Where it cannot be read nothing waits for
+// long.
 func (p *Policy) wait(r *Reading, o *outlook, d *Decision) bool {
-	if p.level < Pressure || p.asked >= 2 || p.trend.rateKnown && r.At-p.tableAt <= pairSpan {
-		if p.level < Pressure || p.trend.rateKnown {
+	known := p.trend.rateKnown && r.At-p.tableAt <= pairSpan
+	switch {
+	case p.level < Pressure || known:
+		p.asked, p.patience = 0, 0
+		return false
+	case r.Table == nil && r.At < p.patience: // it is being read
+		d.Next = p.patience - r.At
+		return true
+	case p.asked >= 2:
+		if p.trend.rateKnown {
 			p.asked = 0
 		}
+		p.patience = 0
 		return false
 	}
 	// The first of two readings of the table comes at once, the second so much
 	// later that a rate shows.
 	p.asked++
-	d.WantTable, d.Next = true, time.Millisecond
+	d.WantTable, d.TableAfter = true, time.Millisecond
 	if p.trend.assuredKnown && r.At-p.tableAt <= pairSpan {
 		d.TableAfter = max(pairWait-(r.At-p.tableAt), time.Millisecond)
-		d.Next = d.TableAfter
 	}
+	d.Next = d.TableAfter
+	p.patience = r.At + d.TableAfter + max(3*p.tableTook, lookPatience)
 	return true
 }
+
+// lookPatience is how long a reading of the table is waited for, at least.
+const lookPatience = 50 * time.Millisecond
 
 // pairWait is the time between two readings of the table that tell a rate.
 const pairWait = 40 * time.Millisecond
