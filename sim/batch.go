@@ -21,7 +21,11 @@ func (t *Table) packets(at []Time, ps []Packet, results []Result) {
 	var f Flight
 	for i := range ps {
 		p := &ps[i]
-		t.Advance(at[i])
+		if at[i] >= t.tickEnd || t.started < 0 {
+			t.Advance(at[i])
+		} else if at[i] > t.now {
+			t.now = at[i]
+		}
 		h, link := a.hashes[i], a.links[i]
 		if a.stale(t.bucket(h), t.jiffies) {
 			link = linkUnknown
@@ -165,7 +169,7 @@ func (t *Table) warmFresh(a *ahead, n, fresh int) {
 			m++
 		}
 	}
-	heat := t.touch(links[:m]) + t.tracks[t.free].lastSeq
+	heat := t.touch(links[:m], false) + t.tracks[t.free].lastSeq
 	if t.max != 0 && t.count+fresh > t.max {
 		for i := range n {
 			from := int(t.bucket(a.hashes[i]))
@@ -177,20 +181,24 @@ func (t *Table) warmFresh(a *ahead, n, fresh int) {
 	a.heat += heat
 }
 
-// warmBuckets fetches the chains of the [BatchSize] buckets from one on.
-func (t *Table) warmBuckets(from int) {
+// warmBuckets fetches the chains of the [BatchSize] buckets from one on, with or
+// without what trackers remember.
+func (t *Table) warmBuckets(from int, tracks bool) {
 	var links [BatchSize]int32
 	n := copy(links[:], t.heads[from:])
-	t.ahead.heat += t.touch(links[:n])
+	t.ahead.heat += t.touch(links[:n], tracks)
 }
 
 // touch looks at the first entries from each link on.
-func (t *Table) touch(links []int32) (heat uint32) {
+func (t *Table) touch(links []int32, tracks bool) (heat uint32) {
 	const steps = 4
 	for range steps {
 		for i, l := range links {
 			e := &t.entries[l>>1]
 			heat += e.deadline
+			if tracks {
+				heat += t.tracks[l>>1].lastSeq
+			}
 			links[i] = e.next[l&1]
 		}
 	}

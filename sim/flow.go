@@ -53,7 +53,7 @@ func (t *Table) Dump() iter.Seq2[ID, *ct.Flow] {
 		var f ct.Flow
 		for b := range t.heads {
 			if b%BatchSize == 0 {
-				t.warmBuckets(b)
+				t.warmBuckets(b, true)
 			}
 			for l := t.heads[b]; l != 0; {
 				e := &t.entries[l>>1]

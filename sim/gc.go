@@ -119,7 +119,7 @@ func (t *Table) gcFraction() Time {
 			b = 0
 		}
 		if b%BatchSize == 0 {
-			t.warmBuckets(int(b))
+			t.warmBuckets(int(b), false)
 		}
 		before := t.count
 		for l := t.heads[b]; l != 0; {
@@ -168,7 +168,7 @@ func (t *Table) gcScan() Time {
 			return Time(float64(spent) / g.scale)
 		}
 		if g.next%BatchSize == 0 {
-			t.warmBuckets(int(g.next))
+			t.warmBuckets(int(g.next), false)
 		}
 		spent += gcBucketNanos
 		before := t.count

@@ -43,11 +43,15 @@ func (k key) withZone(z uint16) key {
 
 func packAddr(a netip.Addr) addr {
 	if a.Is4() {
-		b := a.As4()
-		return addr{lo: uint64(binary.BigEndian.Uint32(b[:]))}
+		return addr{lo: packAddr4(a)}
 	}
 	b := a.As16()
 	return addr{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+}
+
+func packAddr4(a netip.Addr) uint64 {
+	b := a.As4()
+	return uint64(binary.BigEndian.Uint32(b[:]))
 }
 
 func (a addr) unpack(v6 bool) netip.Addr {
@@ -65,8 +69,13 @@ func (a addr) unpack(v6 bool) netip.Addr {
 // pack turns a tuple into a key, leaving out what the era's tracker of the
 // protocol does not use.
 func (t *Table) pack(k *key, tu *ct.Tuple, zone uint16) {
-	k.src, k.dst = packAddr(tu.Src), packAddr(tu.Dst)
-	k.meta = meta(tu.Proto, !tu.Src.Is4(), zone)
+	if v4 := tu.Src.Is4(); v4 && tu.Dst.Is4() {
+		k.src, k.dst = addr{lo: packAddr4(tu.Src)}, addr{lo: packAddr4(tu.Dst)}
+		k.meta = meta(tu.Proto, false, zone)
+	} else {
+		k.src, k.dst = packAddr(tu.Src), packAddr(tu.Dst)
+		k.meta = meta(tu.Proto, !v4, zone)
+	}
 	switch tu.Proto {
 	case ct.TCP, ct.UDP, ct.SCTP, ct.GRE:
 		k.ports = uint32(tu.SrcPort)<<16 | uint32(tu.DstPort)
