@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ctwarden/ctwarden/internal/kernel/hugepages"
 	"github.com/ctwarden/ctwarden/internal/workload"
 )
 
@@ -32,7 +33,7 @@ func BenchmarkHour(b *testing.B) {
 	spec := hour(b, 130*time.Second)
 	for b.Loop() {
 		rs, err := Compare(context.Background(), []Setting{setting(b, "max=2500000,buckets=2097152")},
-			func() (Traffic, error) { return &Generated{Spec: spec, Scale: 1}, nil }, Options{})
+			func() (Traffic, error) { return &Generated{Spec: spec, Scale: 1}, nil }, Options{Memory: hugepages.Advise})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -64,7 +65,7 @@ func runScale(t *testing.T, what string, spec *workload.Spec, set Setting, scale
 	t.Helper()
 	begin, cpu := time.Now(), cpuTime(t)
 	rs, err := Compare(context.Background(), []Setting{set},
-		func() (Traffic, error) { return &Generated{Spec: spec, Scale: scale}, nil }, Options{Scale: scale})
+		func() (Traffic, error) { return &Generated{Spec: spec, Scale: scale}, nil }, Options{Scale: scale, Memory: hugepages.Advise})
 	if err != nil {
 		t.Fatal(err)
 	}
