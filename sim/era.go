@@ -73,10 +73,12 @@ type rules struct {
 	minChain, spanChain uint32 // limit of a chain: min + [0, span); no limit if zero
 	natClash            bool   // 5.7: a loser with NAT becomes a short-lived reply-only entry
 	clashGREGeneric     bool   // GRE resolves clashes too
+	clashICMP           bool   // 7.0: and so do ICMP and ICMPv6
 	clashReverse        bool   // 6.12: two new flows that are each other's reply merge
 	reopenIsInvalid     bool   // up to 5.13, not late in 5.10: reopening a TCP entry raises the counter invalid
 	evictBuckets        int    // how many buckets early drop searches
 
+	natSeeksAnywhere bool // 5.0 to 6.7: the search for a destination port begins anywhere in its range too
 	natEvictsClosing bool // 5.17: the last attempts at a port take it from closing flows
 
 	// Garbage collection.
@@ -145,6 +147,7 @@ func buildEras() []Era {
 	r.sctpRepeatedInit = true
 	r.rstFromPeer = true
 	r.reopenIsInvalid = false
+	r.natSeeksAnywhere = true
 	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, true)
 
 	r.minChain, r.spanChain = 8, 24
@@ -168,6 +171,7 @@ func buildEras() []Era {
 
 	r.clashReverse = true
 	r.rstKeptUnacked = true
+	r.natSeeksAnywhere = false
 	add("6.12", ct.KernelVersion{Major: 6, Minor: 12, Patch: 117}, true)
 
 	r.dccp = false
@@ -177,6 +181,7 @@ func buildEras() []Era {
 
 	r.udplite = false
 	r.rstKeptUnacked = true
+	r.clashICMP = true
 	add("latest", ct.KernelVersion{Major: 7}, true)
 	return list
 }

@@ -154,6 +154,24 @@ var eraRules = []struct {
 		b := newEraBench(t, e, nil)
 		return b.clash(b.plain(ct.UDP, true), b.plain(ct.UDP, false)) == Accepted
 	}},
+	{"a clash of ICMP is survived", "------+", func(t *testing.T, e Era) bool {
+		b := newEraBench(t, e, nil)
+		p := b.plain(ct.ICMP, true)
+		p.Tuple.SrcPort, p.Tuple.DstPort, p.Tuple.ICMPType = 0, 0, 8
+		return b.clash(p, p) == Accepted
+	}},
+	{"DNAT to a range of ports begins anywhere", "-+++---", func(t *testing.T, e Era) bool {
+		first := true
+		for seed := range uint64(4) {
+			b := newEraBench(t, e, func(c *Config) {
+				c.Seed = seed
+				c.NAT = []NATRule{{Kind: DNAT, Proto: ct.TCP, To: netip.MustParseAddr("10.0.0.3"), Ports: PortRange{8000, 8999}}}
+			})
+			b.tcp(0, true, TCPSyn, 1000, 0)
+			first = first && b.only().Reply.SrcPort == 8000
+		}
+		return !first
+	}},
 	{"a clash of TCP loses a packet", "+++++++", func(t *testing.T, e Era) bool {
 		b := newEraBench(t, e, nil)
 		return b.clash(tcpPacket(true, TCPSyn, 1, 0), tcpPacket(true, TCPSyn, 1, 0)) == Lost

@@ -358,7 +358,7 @@ func (t *Table) natPort(i int32, k *key, r *natRange, source bool) {
 		shift = 16
 	}
 	off := uint32(0)
-	if source || r.random {
+	if source || r.random || t.rules.natSeeksAnywhere {
 		off = t.natDraw(i, first, source)
 	}
 	attempts := min(size, natMaxAttempts)

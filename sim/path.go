@@ -327,8 +327,11 @@ func (t *Table) same(l int32, k *key) bool {
 
 // allowsClash reports whether the protocol's packets survive a lost race.
 func (t *Table) allowsClash(p ct.Proto) bool {
-	if !t.rules.tracks(p) || p == ct.GRE {
+	switch {
+	case !t.rules.tracks(p), p == ct.GRE:
 		return t.rules.clashGREGeneric
+	case p.IsICMP():
+		return t.rules.clashICMP
 	}
 	return p == ct.UDP || p == ct.UDPLite
 }

@@ -151,7 +151,12 @@ func (r *Rig) clash(q *lab.Queue, e sim.Era, n int, c clashCase) {
 		t.Errorf("count %d in the model with two packets under way", m)
 	}
 	passed := [2]bool{}
-	for _, i := range order {
+	for n, i := range order {
+		if n == 1 && queueJoins(e) {
+			table.Abandon(flights[i])
+			passed[i] = true
+			continue
+		}
 		passed[i] = table.Confirm(at, flights[i]).Verdict == sim.Accepted
 	}
 	if passed != arrived {
@@ -177,6 +182,11 @@ func (r *Rig) clash(q *lab.Queue, e sim.Era, n int, c clashCase) {
 	}
 	t.Logf("passed %v, count %d, clash_resolve %d, drop %d, insert_failed %d", arrived, count, k.ClashResolve, k.Drop, k.InsertFailed)
 }
+
+// queueJoins reports whether a packet that comes back from a queue is looked up
+// again and joins an entry that was made meanwhile, before it can clash with it
+// (nf_conntrack_update). Older kernels do that; the model knows no queues.
+func queueJoins(e sim.Era) bool { return !e.From.AtLeast(6, 12) }
 
 // arrivals reads what comes out of the tracker within a moment.
 func (r *Rig) arrivals(f func(m simtest.Mark, frame []byte)) {
