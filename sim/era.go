@@ -56,6 +56,7 @@ type gcKind uint8
 
 const (
 	gcSlices   gcKind = iota // 4.12: 1/128 of the buckets at a time, faster while much expires
+	gcPasses                 // 5.15.0, and measured on late 5.10: a pass every 120 s
 	gcAdaptive               // 5.19: a pass every 1 to 60 s, from the mean of what is left
 )
 
@@ -148,6 +149,7 @@ func buildEras() []Era {
 	r.rstFromPeer = true
 	r.reopenIsInvalid = false
 	r.natSeeksAnywhere = true
+	r.gc = gcPasses
 	add("5.10", ct.KernelVersion{Major: 5, Minor: 10, Patch: 240}, true)
 
 	r.minChain, r.spanChain = 8, 24

@@ -116,7 +116,7 @@ var eraRules = []struct {
 	{"no limit of chains", "++-----", func(t *testing.T, e Era) bool { return longestChain(t, e) == 400 }},
 	{"chains of 8 to 31", "--+----", func(t *testing.T, e Era) bool { n := longestChain(t, e); return n > 8 && n <= 34 }},
 	{"chains of 50 to 79", "---++++", func(t *testing.T, e Era) bool { n := longestChain(t, e); return n > 50 && n <= 82 }},
-	{"collection goes round in 16 s at most", "++-----", func(t *testing.T, e Era) bool {
+	{"collection goes round in 16 s at most", "+------", func(t *testing.T, e Era) bool {
 		b := newEraBench(t, e, func(c *Config) { c.Buckets = 1024 })
 		for i := range 50 {
 			b.send(0, udpPacket(i))
@@ -130,6 +130,19 @@ var eraRules = []struct {
 			gone = gone && b.Count() == 0
 		}
 		return gone
+	}},
+	{"collection comes every two minutes", "-+-----", func(t *testing.T, e Era) bool {
+		latest := Time(0)
+		for seed := range uint64(40) {
+			b := newEraBench(t, e, func(c *Config) { c.Seed, c.Buckets = seed, 1024 })
+			b.send(0, udpPacket(1))
+			for b.Count() > 0 {
+				b.at += second
+				b.Advance(b.at)
+				latest = max(latest, b.at)
+			}
+		}
+		return latest > 100*second && latest < 160*second
 	}},
 	{"a clash of UDP with translation is survived", "-++++++", func(t *testing.T, e Era) bool {
 		b := newEraBench(t, e, func(c *Config) {

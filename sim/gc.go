@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/ctwarden/ctwarden/ct"
+import (
+	"math"
+
+	"github.com/ctwarden/ctwarden/ct"
+)
 
 // Cost of garbage collection in nanoseconds, measured on 6.18 over a table of
 // 262144 buckets and as many entries. It decides how many buckets one slice of
@@ -40,9 +44,12 @@ func (g *gcState) note(deadline uint32) {
 // host had been up for long.
 func (t *Table) startGC() {
 	period := 60 * int64(t.knobs.HZ)
-	if t.rules.gc == gcSlices {
+	switch t.rules.gc {
+	case gcSlices:
 		period = max(16*int64(t.knobs.HZ)/128, 1)
 		t.gc.interval = period
+	case gcPasses:
+		period *= 2
 	}
 	t.gc.due = t.now + Time(1+int64(t.uniform(uint32(period))))*t.tick
 }
@@ -149,9 +156,9 @@ func (t *Table) gcFraction() Time {
 	return Time(t.gc.interval) * t.tick
 }
 
-// gcScan goes on with the pass for at most 10 ms or a budget of evictions, and
-// waits at its end for the mean of what is left on the entries (gc_worker from
-// 5.19 on).
+// gcScan goes on with the pass for at most 10 ms, and waits at its end for 120 s;
+// from 5.19 on also for at most a budget of evictions, and for the mean of what is
+// left on the entries (gc_worker).
 func (t *Table) gcScan() Time {
 	hz := int64(t.knobs.HZ)
 	g := &t.gc
@@ -160,6 +167,9 @@ func (t *Table) gcScan() Time {
 	}
 	// The kernel stops when it has gone over its budget by one.
 	g.allowed += float64(64000/hz+1) * g.scale
+	if t.rules.gc == gcPasses {
+		g.allowed = math.Inf(1)
+	}
 	limit, spent := t.threshold(), int64(0)
 	spend := int64(gcSliceNanos * g.scale)
 	for ; int(g.next) < len(t.heads); g.next++ {
@@ -203,6 +213,9 @@ func (t *Table) gcScan() Time {
 	g.next = 0
 	g.endSlice()
 	g.pressed = false
+	if t.rules.gc == gcPasses {
+		return 120e9
+	}
 	wait := Time(min(max(g.mean, hz), 60*hz)) * t.tick
 	return max(wait-max(t.now-g.begin, t.tick), t.tick)
 }
