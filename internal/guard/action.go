@@ -97,6 +97,10 @@ type Thin struct {
 	Keep    int            `json:"keep,omitempty"`
 	// Fragile also selects entries whose loss may break a connection.
 	Fragile bool `json:"fragile,omitempty"`
+	// Over is another thing: TCP entries in TIME_WAIT, of connections that both
+	// sides have ended, get one second whatever their age, up to Limit; those
+	// with translated addresses are left. Nothing of the above applies then.
+	Over bool `json:"over,omitempty"`
 	// Seconds is the timeout they get; at most Limit entries get it, the
 	// longest idle first where Sources is set.
 	Seconds uint32 `json:"seconds"`
@@ -151,6 +155,9 @@ func (a *Action) String() string {
 		}
 		return fmt.Sprintf("timeouts of new flows scaled to %.0f %%", 100*a.Timeouts.Scale)
 	case KindThin:
+		if a.Thin.Over {
+			return fmt.Sprintf("1 s for at most %d entries of connections that both sides have ended", a.Thin.Limit)
+		}
 		return fmt.Sprintf("probation of %d s for at most %d entries%s", a.Thin.Seconds, a.Thin.Limit, ofSources(a.Thin.Sources))
 	case KindLimit:
 		switch {

@@ -14,6 +14,8 @@ func outcome(res *Result) string {
 		return fmt.Sprintf("%d stands now", res.Got)
 	case a.Kind == KindThin && a.Undo:
 		return fmt.Sprintf("%d entries have their timeouts back", res.Changed)
+	case a.Kind == KindThin && a.Thin.Over:
+		return fmt.Sprintf("%d entries go", res.Changed)
 	case a.Kind == KindThin:
 		return fmt.Sprintf("%d of %d chosen were silent and got %d s; %d came back to life, %d went; %d were protected",
 			res.Changed, res.Selected, a.Thin.Seconds, res.Survived, max(res.Changed-res.Survived, 0), res.Spared)

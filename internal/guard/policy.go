@@ -289,17 +289,25 @@ func (p *Policy) means(r *Reading, o *outlook) []*Action {
 	}
 	list = append(list, p.headroom(r, o)...)
 	add(p.resize(r, o))
-	add(p.reap(r, o))
+	add(p.restrict(r, o)) // before all that makes room, or the room is theirs
+	add(p.probe(r, o))
 	add(p.scale(r, o))
-	if a := p.cut(r, o); a != nil {
-		add(a)
-	} else {
-		add(p.thin(r, o))
-	}
-	add(p.restrict(r, o))
+	add(p.reap(r, o))
 	add(p.path(r))
 	p.explain(r, o)
 	return list
+}
+
+// probe is what is to be put on probation; of its kind one thing goes on at a
+// time.
+func (p *Policy) probe(r *Reading, o *outlook) *Action {
+	if a := p.over(r, o); a != nil {
+		return a
+	}
+	if a := p.cut(r, o); a != nil {
+		return a
+	}
+	return p.thin(r, o)
 }
 
 // explain says why nothing is done where that is the right thing.

@@ -114,12 +114,12 @@ func (p *Policy) demands(r *Reading) (list []demand, all int64) {
 	return list, all
 }
 
-// over are the sources above a fair share of the capacity, and the share. What
+// above are the sources above a fair share of the capacity, and the share. What
 // stands for the users has its share before all others.
 //
 // project is the factor by which all of them are taken to grow until the table
 // is full; 1 for what they hold now.
-func (p *Policy) over(r *Reading, capacity int64, project float64) (list []demand, share int64) {
+func (p *Policy) above(r *Reading, capacity int64, project float64) (list []demand, share int64) {
 	if p.census == nil {
 		return nil, 0
 	}
@@ -205,7 +205,7 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 		return nil
 	}
 	budget := p.thins.budget(p, r.At)
-	list, share := p.over(r, capacity, 1)
+	list, share := p.above(r, capacity, 1)
 	if budget < leastProbation || len(list) == 0 {
 		return nil
 	}
@@ -250,10 +250,13 @@ func (p *Policy) restrict(r *Reading, o *outlook) *Action {
 		return nil
 	}
 	// A cap takes effect before its source has reached it.
-	list, share := p.over(r, r.Max/2, max(float64(r.Max)/float64(max(r.Count, 1)), 1))
+	list, share := p.above(r, r.Max/2, max(float64(r.Max)/float64(max(r.Count, 1)), 1))
 	far := slices.DeleteFunc(slices.Clone(list), func(d demand) bool { return d.n < farOver*share })
 	per := 0
-	if (len(far) == 0 || s.per > 0) && !s.noCap {
+	switch {
+	case o.refusing && len(list) > 0 && s.per == 0 && !slices.ContainsFunc(list, func(d demand) bool { return d.n < share }):
+		far = list // each has its share already, and what a cap leaves to each would take the room that is made
+	case (len(far) == 0 || s.per > 0) && !s.noCap:
 		far, per = list, capFor(list, share) // a cap stays one: a ban of few would free the others
 	}
 	if len(far) == 0 {
@@ -294,7 +297,7 @@ func (s *shareState) done(p *Policy, res *Result) {
 	l := res.Action.Limit
 	if res.Err != nil {
 		if l.PerSource > 0 {
-			s.noCap = true
+			s.noCap, s.limitAt = true, 0
 			p.off[KindLimit] = res.At
 		}
 		return

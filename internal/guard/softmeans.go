@@ -106,6 +106,7 @@ func (t *timeoutState) done(res *Result) {
 type thinState struct {
 	pause
 	aged   pause // the search for entries idle beyond KeepIdle
+	overs  pause
 	minute []spent
 	total  int // in this incident
 }
@@ -128,6 +129,20 @@ func (t *thinState) budget(p *Policy, now time.Duration) int {
 
 // leastProbation is the smallest budget worth a pass over the table.
 const leastProbation = 64
+
+// over frees at once what nobody needs any more, where the kernel refuses:
+// everything else takes seconds, for silence has to be seen.
+func (p *Policy) over(r *Reading, o *outlook) *Action {
+	if !p.cfg.Probation || !p.desperate(r, o) || !o.refusing || !p.free(KindThin, r.At) || !p.thins.overs.due(r.At) {
+		return nil
+	}
+	budget := p.thins.budget(p, r.At)
+	if budget < leastProbation {
+		return nil
+	}
+	p.thins.overs.next = r.At + time.Second
+	return &Action{Kind: KindThin, Why: p.trouble(o) + "; they only wait for stray packets", Thin: &Thin{Over: true, Seconds: 1, Limit: budget}}
+}
 
 // thin puts silent entries on probation. What lived before the incident is
 // spared until it has been idle for KeepIdle; what came with it is not, where
@@ -245,9 +260,16 @@ func (t *thinState) done(p *Policy, res *Result) {
 	if p.level < Emergency {
 		least = 10 * time.Second
 	}
-	if th := res.Action.Thin; th.MinIdle >= p.cfg.KeepIdle {
+	switch th := res.Action.Thin; {
+	case th.Over:
+		t.overs.again(res.At, time.Second, 30*time.Second, worth)
+		return
+	case th.MinIdle >= p.cfg.KeepIdle:
 		t.aged.again(res.At, 5*time.Minute, time.Hour, worth)
 		return
+	case len(th.Sources) > 0 && res.Selected == 0 && res.Err == nil:
+		// None has been silent for long enough yet: a second more may do.
+		p.shares.next = min(p.shares.next, res.At+time.Second)
 	}
 	t.again(res.At, least, time.Minute, worth)
 }

@@ -370,6 +370,8 @@ func (h *hands) logResult(r *guard.Result) {
 	case errors.Is(r.Err, errHeld):
 		h.log.say("%s: revert-deferred, %v", a, r.Err)
 	case r.Err != nil || r.Foreign:
+	case a.Kind == guard.KindThin && !a.Undo && a.Thin.Over:
+		h.log.say("%s, because %s: %d chosen, %d given the second, %d spared", a, a.Why, r.Selected, r.Changed, r.Spared)
 	case a.Kind == guard.KindThin && !a.Undo:
 		h.log.say("%s, because %s: %d chosen, %d of them moved, %d given the short timeout, %d of those lived on, %d spared",
 			a, a.Why, r.Selected, r.Active, r.Changed, r.Survived, r.Spared)

@@ -55,6 +55,10 @@ func (p *probation) run() (r guard.Result) {
 	}
 	defer p.conn.Close()
 	p.h.fault("thin-begin")
+	if thin.Over {
+		r.Err = p.freeOver(thin, &r)
+		return r
+	}
 	if r.Err = p.choose(thin, &r); r.Err != nil || p.chosen.Len() == 0 {
 		return r
 	}
@@ -126,6 +130,47 @@ func (p *probation) choose(thin *guard.Thin, r *guard.Result) error {
 	})
 	r.Active = p.chosen.Settle()
 	return err
+}
+
+// freeOver gives a second to entries of connections that both sides have ended.
+// One reading is enough: it does not matter how long ago that was, and the
+// kernel removes them when it next walks over them.
+func (p *probation) freeOver(thin *guard.Thin, r *guard.Result) error {
+	spare, err := p.h.around().refreshSSH(p.h.ref(), p.h.ssh)
+	if err != nil {
+		return err
+	}
+	p.chosen = new(evict.Selection)
+	clock := readClock{}
+	_, err = p.conn.Dump(p.ctx, ctnl.Query{}, func(f *ct.Flow) error {
+		if !isOver(f) || p.chosen.Len() >= min(thin.Limit, mostSuspects) {
+			return nil
+		}
+		if _, spared := spare.Spares(f); spared {
+			r.Spared++
+			return nil
+		}
+		return p.chosen.Add(f, clock.nanos())
+	})
+	r.Selected = p.chosen.Len()
+	if err != nil || r.Selected == 0 {
+		return err
+	}
+	p.record(thin, r)
+	p.at = time.Now()
+	res, err := p.chosen.Run(p.ctx, batchWriter{p.conn.NewBatch()}, evict.Options{SoftSeconds: thin.Seconds, Limit: thin.Limit})
+	r.Changed = res.Done()
+	p.h.fault("thin-shortened")
+	p.close(r)
+	return err
+}
+
+// isOver reports whether an entry is of a TCP connection that both sides have
+// ended: it only keeps stray packets from being taken for others'. What is
+// translated also keeps its port from being given to another too soon.
+func isOver(f *ct.Flow) bool {
+	return f.Orig.Proto == ct.TCP && f.State == ct.TCPTimeWait && f.Has(ct.HasProtoInfo) && f.Has(ct.HasTimeout) && f.TimeoutSeconds > 1 &&
+		!f.NAT() && !f.Status.Any(ct.StatusDying)
 }
 
 // mostSideBytes bounds what all side files together take: the journal keeps the

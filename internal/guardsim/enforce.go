@@ -80,6 +80,10 @@ func (r *run) do(a guard.Action) {
 	case guard.KindLimit:
 		r.limit(a.Limit)
 	case guard.KindThin:
+		if !a.Undo && a.Thin.Over {
+			r.freeOver(&res, a.Thin)
+			break
+		}
 		if !a.Undo {
 			r.thin = &thinning{action: a, at: r.now}
 			r.choose()
@@ -87,6 +91,22 @@ func (r *run) do(a guard.Action) {
 		}
 	}
 	r.policy.Done(res)
+}
+
+// freeOver gives a second to what has ended.
+func (r *run) freeOver(res *guard.Result, t *guard.Thin) {
+	var list []sim.ID
+	for id, f := range r.table.Dump() {
+		if f.Orig.Proto == ct.TCP && f.State == ct.TCPTimeWait && f.TimeoutSeconds > t.Seconds && len(list) < t.Limit {
+			list = append(list, id)
+		}
+	}
+	for _, id := range list {
+		if r.table.SetTimeout(id, t.Seconds) {
+			res.Changed++
+		}
+	}
+	res.Selected = len(list)
 }
 
 // walk goes over the whole table, which removes what has expired.

@@ -173,8 +173,9 @@ func (t *Table) Admission() bool { return t.can.admission }
 // Counts reports whether a source's entries can be counted, for Limit's
 // PerSource: from 4.18, except where the kernel counts wrongly.
 //
-// What the table's fill or a loopback that is down has kept from being tried
-// is tried again with each call.
+// Where the table's fill or a loopback that is down keeps it from being tried in
+// the namespace, it is tried in one made for it; where that is not allowed, again
+// with each call.
 func (t *Table) Counts() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -184,6 +185,9 @@ func (t *Table) Counts() bool {
 func (t *Table) counts() bool {
 	if t.can.counts == untold && t.sock != nil {
 		t.can.counts = t.tryCount(trialLimit)
+		if t.can.counts == untold {
+			t.can.counts = tryElsewhere()
+		}
 		if t.persistent {
 			_ = t.note()
 		}

@@ -7,7 +7,7 @@ import (
 
 // deeds are the beginnings of the lines in which the guard says what it does.
 var deeds = []string{"nf_conntrack_max ", "nf_conntrack_buckets ", "timeouts of new flows ", "probation of ",
-	"no source is limited", "at most ", "no new connections of ", "expired entries removed"}
+	"no source is limited", "at most ", "1 s for ", "a path before tracking ", "no new connections of ", "expired entries removed"}
 
 // isAction tells from a line of the guard's log whether it did something.
 func isAction(line string) bool {
