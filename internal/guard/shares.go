@@ -177,6 +177,9 @@ type shareState struct {
 	limitAt time.Duration // the next change of the rules, at the earliest
 	pause
 	noCap bool // the kernel cannot cap sources one by one
+	// banned: the sources were refused altogether while the kernel refused
+	// everybody; a cap in its place would give each a slot more.
+	banned bool
 }
 
 // limitFor is how long the kernel refuses a source unless it is named again.
@@ -187,13 +190,17 @@ func (p *Policy) desperate(r *Reading, o *outlook) bool {
 	return p.level == Emergency && p.threatened(o) && p.exhausted(r)
 }
 
+// atOnce is the silence that is asked of an offender's entries where slots run
+// out: less cannot be told.
+const atOnce = 2 * time.Second
+
 // cut puts the entries of the heaviest proven sources above their fair share on
 // probation, the longest silent first.
 func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	if !p.cfg.FairShares || !p.free(KindThin, r.At) || !p.shares.due(r.At) {
 		return nil
 	}
-	capacity, idle, seconds := r.Max/2, 2*time.Second, uint32(2)
+	capacity, idle, seconds := r.Max/2, atOnce, uint32(2)
 	why := ""
 	switch {
 	case p.desperate(r, o):
@@ -212,7 +219,7 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 	if p.quietAt != 0 && r.At-p.quietAt < idle+time.Second {
 		return nil // nothing that came since can have been silent for so long
 	}
-	if idle > 2*time.Second { // no need: only who is far over
+	if idle > atOnce { // no need: only who is far over
 		list = slices.DeleteFunc(list, func(d demand) bool { return d.n < farOver*share })
 		if len(list) == 0 {
 			return nil
@@ -254,7 +261,8 @@ func (p *Policy) restrict(r *Reading, o *outlook) *Action {
 	far := slices.DeleteFunc(slices.Clone(list), func(d demand) bool { return d.n < farOver*share })
 	per := 0
 	switch {
-	case o.refusing && len(list) > 0 && s.per == 0 && !slices.ContainsFunc(list, func(d demand) bool { return d.n < share }):
+	case (o.refusing || s.banned && len(s.active) > 0) && len(list) > 0 && s.per == 0 && !slices.ContainsFunc(list, func(d demand) bool { return d.n < share }):
+		s.banned = true
 		far = list // each has its share already, and what a cap leaves to each would take the room that is made
 	case (len(far) == 0 || s.per > 0) && !s.noCap:
 		far, per = list, capFor(list, share) // a cap stays one: a ban of few would free the others
@@ -303,6 +311,7 @@ func (s *shareState) done(p *Policy, res *Result) {
 		return
 	}
 	s.active, s.per = l.Sources, l.PerSource
+	s.banned = s.banned && len(s.active) > 0
 	s.renewAt = res.At + limitFor/2
 }
 

@@ -267,7 +267,7 @@ func (t *thinState) done(p *Policy, res *Result) {
 	case th.MinIdle >= p.cfg.KeepIdle:
 		t.aged.again(res.At, 5*time.Minute, time.Hour, worth)
 		return
-	case len(th.Sources) > 0 && res.Selected == 0 && res.Err == nil:
+	case len(th.Sources) > 0 && th.MinIdle <= atOnce && res.Selected == 0 && res.Err == nil:
 		// None has been silent for long enough yet: a second more may do.
 		p.shares.next = min(p.shares.next, res.At+time.Second)
 	}
