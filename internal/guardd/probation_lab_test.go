@@ -131,3 +131,31 @@ func TestPoliciesOfOthersForbidProbation(t *testing.T) {
 		t.Errorf("%d entries are left", n)
 	}
 }
+
+// TestEndedConnectionsGoAtOnce: what both sides have ended has a second left,
+// whatever its age, and nothing else has.
+func TestEndedConnectionsGoAtOnce(t *testing.T) {
+	b := newBed(t, "conntrack")
+	seen := ct.StatusSeenReply | ct.StatusAssured
+	at := func(n byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, n}), 32) }
+	class := func(n int, target byte, s ct.State) lab.Class {
+		return lab.Class{Count: n, Targets: at(target), State: s, Status: seen}
+	}
+	translated := class(7, 2, ct.TCPTimeWait)
+	translated.SNAT = netip.MustParseAddr("192.0.2.1")
+	marked := class(3, 3, ct.TCPTimeWait)
+	marked.Mark = 5
+	b.pair.Server.Fill(class(100, 1, ct.TCPTimeWait), translated, marked, class(50, 4, ct.TCPEstablished),
+		class(5, 5, ct.TCPCloseWait), class(5, 6, ct.TCPFinWait))
+	c := begin(t, b.script(guard.Action{Kind: guard.KindThin, Why: "a test", Thin: &guard.Thin{Over: true, Seconds: 1, Limit: 1000}}))
+	c.wants("1 s for at most 1000 entries of connections that both sides have ended, because a test: 100 chosen, 100 given the second")
+	time.Sleep(1500 * time.Millisecond)
+	for target, want := range map[byte]int{1: 0, 2: 7, 3: 3, 4: 50, 5: 5, 6: 5} {
+		if n := len(b.pair.Server.ConntrackList("-d", at(target).Addr().String())); n != want {
+			t.Errorf("%s: %d entries, want %d", at(target), n, want)
+		}
+	}
+	if err := c.term(); err != nil {
+		t.Error(err)
+	}
+}
