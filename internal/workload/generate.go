@@ -261,30 +261,43 @@ func (g *Generator) RunUntil(ctx context.Context, until sim.Time, sink Sink) err
 	g.sink = sink
 	until = min(until, sim.Time(g.spec.Duration))
 	for g.now < until {
-		if g.wheel.now&1023 == 0 {
+		if g.wheel.now&(1024*flushTicks-1) == 0 {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 		}
 		end := sim.Time(g.wheel.now+1) * tick
-		for i := range g.classes {
-			g.arrive(uint8(i), end)
+		// Neither arrivals nor connections under way are always first.
+		first := g.wheel.now&1 == 0
+		if first {
+			g.arrivals(end)
 		}
-		g.flush()
 		for id := g.wheel.take(g.conns); id != none; {
 			next := g.wheel.next[id]
 			g.wheel.n--
 			g.advance(id, max(g.conns[id].due, g.now))
 			id = next
 		}
-		g.flush()
+		if !first {
+			g.arrivals(end)
+		}
+		if g.wheel.now%flushTicks == 0 {
+			g.flush()
+		}
 		g.now = end
 	}
+	g.flush()
 	return nil
 }
 
 // Pending is the number of connections under way.
 func (g *Generator) Pending() int { return g.wheel.n }
+
+func (g *Generator) arrivals(end sim.Time) {
+	for i := range g.classes {
+		g.arrive(uint8(i), end)
+	}
+}
 
 func (g *Generator) arrive(i uint8, end sim.Time) {
 	k := &g.classes[i]
