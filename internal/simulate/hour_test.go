@@ -51,7 +51,8 @@ func TestThinnedAgreesWithFull(t *testing.T) {
 	compareScales(t, "twenty minutes of the hour", spec, set, full, thin)
 }
 
-// The hour itself takes minutes: packet by packet, thinned, and a thinned day.
+// The hour itself takes four minutes of processor time: packet by packet, thinned,
+// and a thinned day.
 func TestHourAndDay(t *testing.T) {
 	if os.Getenv("CTWARDEN_LONG") == "" {
 		t.Skip("long: make sim-hour")
