@@ -3,13 +3,13 @@ package workload
 import "github.com/ctwarden/ctwarden/sim"
 
 // The wheel keeps one pending event for each connection, in three levels of
-// slots: a sixteenth of a millisecond, about a quarter of a second, about a quarter
-// of an hour. Within a tick events come in no particular order. Whoever comes first
-// in a tick takes what became free in the one before where the table is full, so
-// ticks are short.
+// slots: a thirty-second of a millisecond, an eighth of a second, about nine
+// minutes. Within a tick events come in no particular order. Whoever comes first in
+// a tick takes what became free in the one before where the table is full, so ticks
+// are short.
 const (
 	tick       = sim.Time(1e6) / flushTicks
-	flushTicks = 16 // the longest that a verdict may take
+	flushTicks = 32 // the longest that a verdict may take
 	slotBits   = 12
 	slots      = 1 << slotBits
 	wheelLevel = 3
