@@ -14,7 +14,7 @@ import (
 func verdict(f *facts, all []finding) report.Verdict {
 	v := report.Verdict{Confidence: report.High, Codes: []string{}}
 	for i := range all {
-		if all[i].Severity >= report.Notice && all[i].Code != codeCannotSee {
+		if all[i].Severity >= report.Notice && all[i].Code != codeCannotSee && !slices.Contains(v.Codes, all[i].Code) {
 			v.Codes = append(v.Codes, all[i].Code)
 		}
 	}

@@ -56,10 +56,9 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	o.arrivals = max(t.arrivals(trendSpan), growth)
 	o.full = until(float64(r.Max-r.Count), growth)
 	o.soon = min(o.full, until(float64(r.Max-r.Count), burst))
-	// What is refused once in ten thousand is a race of processors or a chance
-	// that early drop had not; what was refused before max rose is past.
+	// What was refused before max rose is past.
 	span := min(trendSpan, max(r.At-p.limit.raisedAt, burstSpan))
-	o.refusing = t.refused(span) >= max(1, o.arrivals/5000) && o.fill >= 0.9
+	o.refusing = o.fill >= 0.9 && (t.refused(span) >= max(2, o.arrivals/1000) || t.refusesFew(r.At-p.limit.raisedAt))
 	if p.level == Calm && o.fill < p.cfg.WatchFill && o.full >= p.cfg.WatchFull {
 		return o // nothing that asks for more: in calm each reading is to cost next to nothing
 	}
@@ -78,6 +77,14 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	o.copes = !o.refusing && t.rateKnown && locks > p.cfg.PressureFull && room > 0
 	o.left = o.copes && (o.fill >= p.cfg.EmergencyFill || o.full < p.cfg.EmergencyFull)
 	return o
+}
+
+// refusesFew: of the few that come, a good part is refused. One refused packet, or
+// one in a thousand, is a race of processors or a chance that early drop had not.
+func (t *trend) refusesFew(sinceRaised time.Duration) bool {
+	span := min(10*time.Second, sinceRaised)
+	refused := t.refused(span)
+	return refused*span.Seconds() >= 1.5 && refused >= t.arrivals(span)/10
 }
 
 // sustained is the growth of a burst that goes on. A handful of connections
