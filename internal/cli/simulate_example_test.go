@@ -82,7 +82,7 @@ func planInAttack(t *testing.T) string {
 			verdicts[i] = results[i].Verdict
 		}
 	}
-	const looked, interval = 200 * time.Second, 10 * time.Second
+	const looked, interval = 240 * time.Second, 10 * time.Second
 	run := func(until time.Duration) {
 		if err := g.RunUntil(context.Background(), sim.Time(until), sink); err != nil {
 			t.Fatal(err)
