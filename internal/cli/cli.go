@@ -99,7 +99,7 @@ func Run(ctx context.Context, env *Env) int {
 		}
 	}
 	said := strings.TrimSpace(err.Error())
-	if err == context.Canceled && ctx.Err() != nil { //nolint:errorlint // wrapped, it tells more
+	if err == context.Canceled && ctx.Err() != nil { // wrapped, it tells more
 		said = "interrupted"
 	}
 	fmt.Fprintf(env.Stderr, "ctwarden: %s\n", said)
