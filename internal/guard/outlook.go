@@ -83,8 +83,9 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 // one in a thousand, is a race of processors or a chance that early drop had not.
 func (t *trend) refusesFew(sinceRaised time.Duration) bool {
 	span := min(10*time.Second, sinceRaised)
-	refused := t.refused(span)
-	return refused*span.Seconds() >= 1.5 && refused >= t.arrivals(span)/10
+	l, p := t.last(), t.since(span)
+	n := l.drop - p.drop
+	return n >= 2 && float64(n) >= t.arrivals(span)*(l.at-p.at).Seconds()/10
 }
 
 // sustained is the growth of a burst that goes on. A handful of connections
