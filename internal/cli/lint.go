@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -117,6 +118,9 @@ func readNamed(env *Env, name string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(in, rootfs.MaxFile+1))
 	if err == nil && len(data) > rootfs.MaxFile {
 		err = fmt.Errorf("%q: %w", name, rootfs.ErrTooLarge)
+	}
+	if err == nil && bytes.IndexByte(data, 0) >= 0 {
+		err = fmt.Errorf("%q is not a text file", name)
 	}
 	return data, err
 }

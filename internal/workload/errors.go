@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -68,15 +69,26 @@ var (
 // located says where a value stands that could not be read: the decoder does not
 // tell for values that have a syntax of their own.
 func located(data []byte, err error) error {
-	text := yaml.FormatError(err, false, true)
+	text := harmless(yaml.FormatError(err, false, true))
 	if m := quoted.FindStringSubmatch(text); m != nil && !placed.MatchString(text) {
 		for i, line := range strings.Split(string(data), "\n") {
 			if strings.Contains(line, m[1]) {
-				return fmt.Errorf("line %d: %s: %s", i+1, strings.TrimSpace(line), plain(text))
+				return fmt.Errorf("line %d: %s: %s", i+1, harmless(strings.TrimSpace(line)), plain(text))
 			}
 		}
 	}
 	return fmt.Errorf("%s", text)
+}
+
+// harmless leaves out what a terminal would act on: the file is not known to be
+// text.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
 }
 
 // plain replaces the words of a library by what is allowed.
