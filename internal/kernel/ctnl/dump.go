@@ -9,10 +9,11 @@ import (
 	"strings"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/ctwalk"
 )
 
 // ErrStop, returned by a callback, ends the reading early and without error.
-var ErrStop = errors.New("stop")
+var ErrStop = ctwalk.ErrStop
 
 // Query says what to read.
 type Query struct {
@@ -28,6 +29,11 @@ type Query struct {
 	// is read by two, where there are processors for them: the entries that fn
 	// gets are then up to a few thousand behind what the kernel has sent.
 	Serial bool
+	// WithoutID says that the caller can do without ids, and does not count on
+	// the reading to remove expired entries. A large table is then read from
+	// inside the kernel where it lets us (package ctwalk), at a fraction of the
+	// cost.
+	WithoutID bool
 	// KeepDuplicates leaves in what the kernel sent twice.
 	KeepDuplicates bool
 	// Unknown, if set, is called with every attribute that is kept apart. The
@@ -40,6 +46,12 @@ type Summary struct {
 	Entries    int // given to the callback
 	Received   int // sent by the kernel, duplicates left out
 	Duplicates int
+	// Walked is set where the table was read from inside the kernel. Received
+	// then counts what the kernel's part of the filter let pass, and Expired the
+	// entries that were over but still there, which are neither shown nor removed.
+	Walked  bool
+	Expired int
+	resized bool
 	// Stopped is set where the limit, the callback or the context ended it.
 	Stopped bool
 	// Filtered is set where the kernel was given a filter.
@@ -60,7 +72,7 @@ type Summary struct {
 
 // Resized reports whether the hash table was resized during the reading. Any
 // number of entries may then be missing.
-func (s *Summary) Resized() bool { return s.BucketsBefore != s.BucketsAfter }
+func (s *Summary) Resized() bool { return s.resized || s.BucketsBefore != s.BucketsAfter }
 
 // Short returns how many entries may be missing from a reading to the end: by
 // how many what the kernel sent falls short of the smaller of the two counts.
@@ -69,7 +81,7 @@ func (s *Summary) Short() int {
 	if s.Stopped || s.Filtered {
 		return 0
 	}
-	return max(0, int(min(s.CountBefore, s.CountAfter))-s.Received)
+	return max(0, int(min(s.CountBefore, s.CountAfter))-s.Received-s.Expired)
 }
 
 // Dump reads the table and calls fn with every entry that passes the filter.
@@ -87,8 +99,8 @@ func (c *Conn) Dump(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summ
 		return s, err
 	}
 	s.CountBefore, s.BucketsBefore = before.Count, buckets()
-	r := reading{c: c, q: &q, fn: fn, sum: &s}
-	if err := r.run(ctx, ctGet); err != nil {
+	r := reading{c: c, q: &q, fn: fn, sum: &s, all: q.Filter.IsZero()}
+	if err := r.table(ctx); err != nil {
 		return s, fmt.Errorf("read connection tracking table: %w", err)
 	}
 	s.BucketsAfter = buckets()
@@ -98,6 +110,16 @@ func (c *Conn) Dump(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summ
 	after, err := c.GlobalStats()
 	s.CountAfter = after.Count
 	return s, err
+}
+
+// table reads it in the way that costs the least.
+func (r *reading) table(ctx context.Context) error {
+	if w := r.c.walkable(r.q, r.sum.CountBefore); w != nil {
+		if done, err := r.c.walkTable(ctx, w, r); done {
+			return err
+		}
+	}
+	return r.run(ctx, ctGet)
 }
 
 // buckets reads the size of the hash table, one number for all namespaces from
@@ -128,7 +150,6 @@ type reading struct {
 // run reads once more without a filter where the kernel refuses the one it was
 // given, as kernels without marks or zones do.
 func (r *reading) run(ctx context.Context, kind uint8) error {
-	r.all = r.q.Filter.IsZero()
 	r.sum.Filtered = !r.all && kind == ctGet
 	err := r.attempt(ctx, kind)
 	if r.sum.Filtered && errors.Is(err, ErrUnsupported) {
@@ -205,8 +226,13 @@ func (r *reading) message(m message) error {
 		r.sum.Duplicates++
 		return nil
 	}
-	r.sum.Received++
 	r.sum.KernelFiltered = m.flags&flagDumpFiltered != 0
+	return r.offer(f)
+}
+
+// offer hands an entry on if it passes the filter.
+func (r *reading) offer(f *ct.Flow) error {
+	r.sum.Received++
 	if !r.all && !r.q.Filter.Match(f) {
 		return nil
 	}
@@ -235,7 +261,7 @@ func (c *Conn) Unconfirmed(ctx context.Context, q Query, fn func(*ct.Flow) error
 
 func (c *Conn) list(ctx context.Context, kind uint8, q Query, fn func(*ct.Flow) error) (Summary, error) {
 	var s Summary
-	r := reading{c: c, q: &q, fn: fn, sum: &s}
+	r := reading{c: c, q: &q, fn: fn, sum: &s, all: q.Filter.IsZero()}
 	if err := r.run(ctx, kind); err != nil {
 		return s, fmt.Errorf("read dying or unconfirmed entries: %w", err)
 	}

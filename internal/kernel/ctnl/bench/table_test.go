@@ -131,7 +131,7 @@ func readers(t *testing.T, n int) {
 	ns, took := filled(t, n)
 	fmt.Printf("\n%d entries, created in %v (%.2f M/s)\n\n", n, took.Round(time.Millisecond), float64(n)/took.Seconds()/1e6)
 	const listTool = "conntrack -L >/dev/null"
-	names := []string{"bare receive loop", "ctwarden", "ctwarden, one thread", "ctwarden, status, no match",
+	names := []string{"bare receive loop", "ctwarden, walking", "ctwarden, walking, no match", "ctwarden", "ctwarden, one thread", "ctwarden, status, no match",
 		"ctwarden, panel of 20,000", "/proc/net/nf_conntrack", listTool}
 	most := 4
 	if n <= smallSize {

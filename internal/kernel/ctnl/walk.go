@@ -1,0 +1,72 @@
+package ctnl
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/kernel/ctwalk"
+)
+
+// walkFrom is the number of entries from which a walk pays for having its
+// programs loaded, some 25 ms.
+const walkFrom = 32_768
+
+// walker is loaded once a process, when it is first of use.
+var walker = sync.OnceValues(ctwalk.Open)
+
+// WhyNoWalk says why large tables are read through ctnetlink, nil where they
+// need not be.
+func WhyNoWalk() error {
+	_, err := walker()
+	return err
+}
+
+// walkable returns the walker that can answer the query, or nil.
+func (c *Conn) walkable(q *Query, count uint32) *ctwalk.Walker {
+	if !q.WithoutID || q.Limit > 0 || q.Serial || q.KeepDuplicates || q.Unknown != nil || count < walkFrom {
+		return nil
+	}
+	w, err := walker()
+	if err != nil {
+		return nil
+	}
+	return w
+}
+
+// walkTable has the kernel's memory read in place of its answers. It returns
+// false, and has called nobody, where that did not work.
+func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (bool, error) {
+	f := &r.q.Filter
+	q := ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode, SecCtx: c.secCtx,
+		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily()}
+	called := false
+	sum, err := w.Walk(ctx, q, func(f *ct.Flow) error {
+		called = true
+		return r.offer(f)
+	})
+	if err != nil && !called && ctx.Err() == nil {
+		return false, nil
+	}
+	r.sum.Walked = true
+	r.sum.Filtered = !r.all
+	r.sum.Stopped = sum.Stopped
+	r.sum.Expired = sum.Expired
+	r.sum.resized = sum.Resized
+	return true, err
+}
+
+// secCtx asks ctnetlink for what only the kernel's security module can tell.
+func (c *Conn) secCtx(f *ct.Flow) error {
+	var whole ct.Flow
+	err := c.get(f.Orig, f.Zone, f.ZoneOrig, &whole)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err == nil && whole.Has(ct.HasSecCtx) {
+		f.SecCtx = whole.SecCtx
+		f.Fields |= ct.HasSecCtx
+	}
+	return err
+}

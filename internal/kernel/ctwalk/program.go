@@ -1,0 +1,327 @@
+package ctwalk
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+)
+
+// A slot is one value of the map: words that both sides read and write, then
+// the records of one run.
+const (
+	slots     = 2 // in turns for walking
+	peekSlot  = slots
+	slotCount = slots + 1
+	slotSize  = 256 << 10
+	// steps bounds one run, which cannot be interrupted on a kernel without
+	// preemption, to a fraction of a millisecond.
+	steps = 2048
+)
+
+// Words of a slot, by their offset.
+const (
+	wHash   = 8 * iota // address of the first bucket
+	wBucket            // the next bucket to read
+	wEnd               // the bucket to stop before
+	wNet               // address of the namespace, or 0 for all
+	wNode              // the next node of the bucket that is being read
+	wUsed              // bytes of records
+	wMark              // bytes of records when this bucket was begun
+	wAgain             // how often a bucket was begun anew
+	wState             // how the run ended
+	wStatusMask
+	wStatus
+	wMarkMask
+	wMarkValue
+	wFamily
+	wJiffies
+	wTask // address of the task that runs the program
+	wPeekAddr
+	wPeekLen
+	words = 192
+)
+
+// States in which a run ends.
+const (
+	stateGoing = iota // all buckets read, or all steps taken
+	stateFull         // no room for another record
+	stateFault        // an address could not be read
+)
+
+// Parts of a record.
+const (
+	rConn = 8 * iota // address of the entry
+	rBucket
+	rExt  // bytes of extensions
+	rHead // where the copy of the entry begins
+)
+
+const peekMax = 256
+
+// record says how the parts of a record lie behind each other: the entry, the
+// first part of it once more, copied last, and the extensions.
+type record struct{ conn, second, secondLen, ext, fixed, longest int }
+
+func (l *layout) record() record {
+	conn := align8(l.conn.size)
+	second := align8(l.conn.ext + 8)
+	return record{conn: rHead, second: rHead + conn, secondLen: second, ext: rHead + conn + second,
+		fixed: rHead + conn + second, longest: rHead + conn + second + maxExt}
+}
+
+func align8(n int) int { return (n + 7) &^ 7 }
+
+// programs are loaded once a process.
+type programs struct {
+	slots      *ebpf.Map
+	walk, peek *ebpf.Program
+}
+
+func loadPrograms(l *layout) (*programs, error) {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ctwarden", Type: ebpf.Array, KeySize: 4, ValueSize: slotSize,
+		MaxEntries: slotCount, Flags: mmapable})
+	if err != nil {
+		return nil, fmt.Errorf("create BPF map: %w", err)
+	}
+	p := &programs{slots: m}
+	a := assembler{l: l, r: l.record(), m: m.FD()}
+	if p.walk, err = load("ctwarden_walk", a.walk()); err == nil {
+		p.peek, err = load("ctwarden_peek", a.peek())
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("load BPF program: %w", err)
+	}
+	return p, nil
+}
+
+const mmapable = 1 << 10 // BPF_F_MMAPABLE
+
+func load(name string, ins asm.Instructions) (*ebpf.Program, error) {
+	// A raw tracepoint's program can be run by hand, under rcu_read_lock, without
+	// ever being attached to anything (bpf_prog_test_run_raw_tp).
+	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.RawTracepoint, Instructions: ins, License: "GPL"})
+}
+
+func (p *programs) close() {
+	_ = p.slots.Close()
+	if p.walk != nil {
+		_ = p.walk.Close()
+	}
+	if p.peek != nil {
+		_ = p.peek.Close()
+	}
+}
+
+// assembler writes the programs for one kernel's layout.
+type assembler struct {
+	l *layout
+	r record
+	m int
+}
+
+// slot finds the slot whose number is at the address in R2, into R0.
+func (a *assembler) slot(missing string) asm.Instructions {
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, a.m),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, missing),
+	}
+}
+
+// begin takes the number of the slot from the context and finds it, into R6.
+func (a *assembler) begin(name string) asm.Instructions {
+	ins := asm.Instructions{
+		btf.WithFuncMetadata(asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord).WithSymbol(name), function(name, btf.GlobalFunc)),
+		asm.StoreMem(asm.RFP, -8, asm.R1, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -8),
+	}
+	ins = append(ins, a.slot("out")...)
+	return append(ins, asm.Mov.Reg(asm.R6, asm.R0))
+}
+
+// copyTo reads n bytes of kernel memory at the address in R3 to base+off.
+func copyTo(base asm.Register, off, n int, failed string) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, base), asm.Add.Imm(asm.R1, int32(off)),
+		asm.Mov.Imm(asm.R2, int32(n)),
+		asm.FnProbeReadKernel.Call(),
+		asm.JNE.Imm(asm.R0, 0, failed),
+	}
+}
+
+func get(dst asm.Register, word int16) asm.Instruction {
+	return asm.LoadMem(dst, asm.R6, word, asm.DWord)
+}
+
+func put(word int16, src asm.Register) asm.Instruction {
+	return asm.StoreMem(asm.R6, word, src, asm.DWord)
+}
+
+func write(word int16, v int64) asm.Instruction {
+	return asm.Instruction{OpCode: asm.StoreImmOp(asm.DWord), Dst: asm.R6, Offset: word, Constant: v}
+}
+
+func ret(symbol string, v int32) asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, v).WithSymbol(symbol), asm.Return()}
+}
+
+// walk reads whole buckets until the slot is full or the steps are used up. A
+// bucket that was not read to its end is left for the next run.
+func (a *assembler) walk() asm.Instructions {
+	ins := a.begin("walk")
+	ins = append(ins, asm.FnJiffies64.Call(), put(wJiffies, asm.R0),
+		write(wState, stateGoing), write(wNode, 0), write(wUsed, 0), write(wMark, 0),
+		asm.Mov.Imm(asm.R1, steps),
+		asm.Instruction{OpCode: asm.LoadImmOp(asm.DWord), Dst: asm.R2, Src: asm.PseudoFunc, Constant: -1}.WithReference("step"),
+		asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -8),
+		asm.Mov.Imm(asm.R4, 0),
+		asm.FnLoop.Call(),
+		get(asm.R1, wNode), asm.JEq.Imm(asm.R1, 0, "out"),
+		get(asm.R1, wMark), put(wUsed, asm.R1))
+	ins = append(ins, ret("out", 0)...)
+	return append(ins, a.step()...)
+}
+
+// step looks at one node; bpf_loop calls it until it returns 1.
+func (a *assembler) step() asm.Instructions {
+	first := asm.LoadMapPtr(asm.R1, a.m).WithSymbol("step")
+	ins := asm.Instructions{btf.WithFuncMetadata(first, stepFunction())}
+	ins = append(ins, asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, "stop"),
+		asm.Mov.Reg(asm.R6, asm.R0), get(asm.R7, wNode), asm.JNE.Imm(asm.R7, 0, "node"))
+	ins = append(ins, a.head()...)
+	ins = append(ins, a.chainEnd()...)
+	ins = append(ins, a.entry()...)
+	ins = append(ins, a.wanted()...)
+	ins = append(ins, a.extensions()...)
+	ins = append(ins, a.finish()...)
+	ins = append(ins, ret("next", 0)...)
+	ins = append(ins, write(wState, stateFull).WithSymbol("full"), asm.Ja.Label("stop"),
+		write(wState, stateFault).WithSymbol("fault"))
+	return append(ins, ret("stop", 1)...)
+}
+
+// head begins the next bucket.
+func (a *assembler) head() asm.Instructions {
+	ins := asm.Instructions{
+		get(asm.R8, wBucket), get(asm.R1, wEnd), asm.JGE.Reg(asm.R8, asm.R1, "stop"),
+		get(asm.R1, wUsed), put(wMark, asm.R1),
+		get(asm.R3, wHash), asm.LSh.Imm(asm.R8, 3), asm.Add.Reg(asm.R3, asm.R8),
+	}
+	ins = append(ins, copyTo(asm.R6, wNode, 8, "fault")...)
+	return append(ins, get(asm.R7, wNode))
+}
+
+// chainEnd goes on to the next bucket if the node is the number that ends a
+// chain. Another bucket's number says that an entry moved under the walk: what
+// this bucket gave is dropped, and it is begun anew.
+func (a *assembler) chainEnd() asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R7).WithSymbol("node"), asm.And.Imm(asm.R1, 1), asm.JEq.Imm(asm.R1, 0, "entry"),
+		asm.RSh.Imm(asm.R7, 1), get(asm.R8, wBucket), write(wNode, 0),
+		asm.JNE.Reg(asm.R7, asm.R8, "again"),
+		asm.Add.Imm(asm.R8, 1), put(wBucket, asm.R8), asm.Ja.Label("next"),
+		get(asm.R1, wMark).WithSymbol("again"), put(wUsed, asm.R1),
+		get(asm.R1, wAgain), asm.Add.Imm(asm.R1, 1), put(wAgain, asm.R1), asm.Ja.Label("next"),
+	}
+}
+
+// entry follows the chain, and copies the entry where the node is that of its
+// original direction.
+func (a *assembler) entry() asm.Instructions {
+	const stack = -maxHead
+	ins := asm.Instructions{asm.Mov.Reg(asm.R3, asm.R7).WithSymbol("entry")}
+	ins = append(ins, copyTo(asm.RFP, stack, a.l.conn.hashSize, "fault")...)
+	ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, stack, asm.DWord), put(wNode, asm.R1),
+		asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at+a.l.tuple.dir), asm.Byte), asm.JNE.Imm(asm.R1, 0, "next"),
+		asm.Sub.Imm(asm.R7, int32(a.l.conn.hash)),
+		get(asm.R8, wUsed), asm.JGT.Imm(asm.R8, int32(slotSize-words-a.r.longest), "full"),
+		asm.Mov.Reg(asm.R9, asm.R6), asm.Add.Reg(asm.R9, asm.R8), asm.Add.Imm(asm.R9, words),
+		asm.Mov.Reg(asm.R3, asm.R7))
+	return append(ins, copyTo(asm.R9, a.r.conn, a.l.conn.size, "fault")...)
+}
+
+// wanted leaves out entries of other namespaces and those that the filter
+// does not match.
+func (a *assembler) wanted() asm.Instructions {
+	field := func(off int, size asm.Size) asm.Instruction {
+		return asm.LoadMem(asm.R2, asm.R9, int16(a.r.conn+off), size)
+	}
+	ins := asm.Instructions{
+		get(asm.R1, wNet), asm.JEq.Imm(asm.R1, 0, "anynet"),
+		field(a.l.conn.net, asm.DWord), asm.JNE.Reg(asm.R1, asm.R2, "next"),
+		get(asm.R1, wFamily).WithSymbol("anynet"), asm.JEq.Imm(asm.R1, 0, "anyfamily"),
+		field(a.l.conn.hash+a.l.tuple.at+a.l.tuple.family, asm.Half), asm.JNE.Reg(asm.R1, asm.R2, "next"),
+		get(asm.R1, wStatusMask).WithSymbol("anyfamily"), field(a.l.conn.status, asm.DWord),
+		asm.And.Reg(asm.R2, asm.R1), get(asm.R1, wStatus), asm.JNE.Reg(asm.R1, asm.R2, "next"),
+	}
+	if !a.l.conn.hasMark {
+		return ins
+	}
+	return append(ins, get(asm.R1, wMarkMask), field(a.l.conn.mark, asm.Word),
+		asm.And.Reg(asm.R2, asm.R1), get(asm.R1, wMarkValue), asm.JNE.Reg(asm.R1, asm.R2, "next"))
+}
+
+// extensions copies struct nf_ct_ext, whose length is in its head. R8 is that
+// length afterwards, 0 where there are none.
+func (a *assembler) extensions() asm.Instructions {
+	const stack = -maxHead
+	ins := asm.Instructions{
+		asm.Mov.Imm(asm.R8, 0),
+		asm.LoadMem(asm.R3, asm.R9, int16(a.r.conn+a.l.conn.ext), asm.DWord), asm.JEq.Imm(asm.R3, 0, "noext"),
+	}
+	ins = append(ins, copyTo(asm.RFP, stack, a.l.ext.header, "fault")...)
+	return append(ins,
+		asm.LoadMem(asm.R8, asm.RFP, int16(stack+a.l.ext.length), asm.Byte),
+		asm.LoadMem(asm.R3, asm.R9, int16(a.r.conn+a.l.conn.ext), asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.R9), asm.Add.Imm(asm.R1, int32(a.r.ext)),
+		asm.Mov.Reg(asm.R2, asm.R8),
+		asm.FnProbeReadKernel.Call(),
+		asm.JNE.Imm(asm.R0, 0, "fault"))
+}
+
+// finish copies the beginning of the entry once more, so that it can be told
+// whether it was still the same entry after all of it had been read.
+func (a *assembler) finish() asm.Instructions {
+	ins := asm.Instructions{
+		asm.StoreMem(asm.R9, rExt, asm.R8, asm.DWord).WithSymbol("noext"),
+		asm.StoreMem(asm.R9, rConn, asm.R7, asm.DWord),
+		get(asm.R1, wBucket), asm.StoreMem(asm.R9, rBucket, asm.R1, asm.DWord),
+		asm.Mov.Reg(asm.R3, asm.R7),
+	}
+	ins = append(ins, copyTo(asm.R9, a.r.second, a.r.secondLen, "fault")...)
+	return append(ins,
+		asm.Add.Imm(asm.R8, int32(7+a.r.fixed)), asm.And.Imm(asm.R8, -8),
+		get(asm.R1, wUsed), asm.Add.Reg(asm.R1, asm.R8), put(wUsed, asm.R1))
+}
+
+// peek reads up to peekMax bytes of kernel memory.
+func (a *assembler) peek() asm.Instructions {
+	ins := a.begin("peek")
+	ins = append(ins, asm.FnGetCurrentTask.Call(), put(wTask, asm.R0), asm.FnJiffies64.Call(), put(wJiffies, asm.R0),
+		write(wState, stateGoing),
+		get(asm.R2, wPeekLen), asm.JGT.Imm(asm.R2, peekMax, "fault"), asm.JEq.Imm(asm.R2, 0, "out"),
+		get(asm.R3, wPeekAddr),
+		asm.Mov.Reg(asm.R1, asm.R6), asm.Add.Imm(asm.R1, words),
+		asm.FnProbeReadKernel.Call(),
+		asm.JEq.Imm(asm.R0, 0, "out"),
+		write(wState, stateFault).WithSymbol("fault"))
+	return append(ins, ret("out", 0)...)
+}
+
+// The kernel wants types of the functions that are handed to bpf_loop.
+func function(name string, linkage btf.FuncLinkage) *btf.Func {
+	return &btf.Func{Name: name, Linkage: linkage, Type: &btf.FuncProto{
+		Return: integer(), Params: []btf.FuncParam{{Name: "ctx", Type: &btf.Pointer{Target: &btf.Void{}}}}}}
+}
+
+func stepFunction() *btf.Func {
+	f := function("step", btf.StaticFunc)
+	p := f.Type.(*btf.FuncProto)
+	p.Params = append([]btf.FuncParam{{Name: "index", Type: integer()}}, p.Params...)
+	return f
+}
+
+func integer() *btf.Int { return &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed} }
