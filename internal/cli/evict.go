@@ -179,7 +179,7 @@ func (e *evictor) choose(ctx context.Context) error {
 	if !e.usesTime() {
 		e.preview = evict.NewPreview(e.neighbourhood())
 	}
-	sum, err := e.table.each(ctx, e.filter, at, func(f *ct.Flow) error {
+	sum, err := e.table.each(ctx, e.filter, at, true, func(f *ct.Flow) error {
 		if f.Status.Any(ct.StatusDying) || changed[f.ID] {
 			return nil
 		}
@@ -211,7 +211,7 @@ func (e *evictor) chooseAgain(ctx context.Context) error {
 func (e *evictor) readAgain(ctx context.Context) error {
 	clock := newClock(e.env.Now)
 	e.at.NowNanos = e.env.Now().UnixNano()
-	_, err := e.table.each(ctx, e.filter, e.at, func(f *ct.Flow) error {
+	_, err := e.table.each(ctx, e.filter, e.at, true, func(f *ct.Flow) error {
 		e.chosen.Again(f, clock.read())
 		return nil
 	})

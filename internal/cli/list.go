@@ -137,12 +137,17 @@ func (l *lister) print(cmd *cobra.Command) (ctnl.Summary, error) {
 	return l.printAll(cmd)
 }
 
+// showsIDs reports whether the ids of entries are printed or gone by.
+func (l *lister) showsIDs() bool {
+	return l.format == flowfmt.JSON || l.format == flowfmt.CSV || strings.TrimPrefix(l.sort, "-") == "id"
+}
+
 // printAll streams the entries.
 func (l *lister) printAll(cmd *cobra.Command) (ctnl.Summary, error) {
 	at := l.table.context(l.env.Now())
 	w := l.writer(at)
 	w.begin()
-	sum, err := l.table.each(cmd.Context(), l.filter, at, func(f *ct.Flow) error {
+	sum, err := l.table.each(cmd.Context(), l.filter, at, l.showsIDs(), func(f *ct.Flow) error {
 		if err := w.flow(f); err != nil {
 			return err
 		}
@@ -248,7 +253,7 @@ func (l *lister) printSorted(cmd *cobra.Command) (ctnl.Summary, error) {
 	}
 	at := l.table.context(l.env.Now())
 	h := &flowHeap{limit: l.top}
-	sum, err := l.table.each(cmd.Context(), l.filter, at, func(f *ct.Flow) error {
+	sum, err := l.table.each(cmd.Context(), l.filter, at, l.showsIDs(), func(f *ct.Flow) error {
 		v, ok := field.Number(f, at)
 		if ascending {
 			v = -v

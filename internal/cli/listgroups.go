@@ -40,7 +40,7 @@ func (l *lister) printGroups(cmd *cobra.Command) (ctnl.Summary, error) {
 	}
 	groups := flowgroup.New(by, l.groups)
 	at := l.table.context(l.env.Now())
-	sum, err := l.table.each(cmd.Context(), l.filter, at, func(f *ct.Flow) error {
+	sum, err := l.table.each(cmd.Context(), l.filter, at, false, func(f *ct.Flow) error {
 		groups.Add(f)
 		return nil
 	})

@@ -191,17 +191,29 @@ func kernelFilter(k flowexpr.Kernel) ctnl.Filter {
 	return q
 }
 
-// each calls fn with every entry that the selection matches.
-func (t *table) each(ctx context.Context, sel *flowexpr.Filter, at *flowexpr.Context, fn func(*ct.Flow) error) (ctnl.Summary, error) {
+// each calls fn with every entry that the selection matches. ids says whether
+// fn looks at the id: of all entries that is dear.
+func (t *table) each(ctx context.Context, sel *flowexpr.Filter, at *flowexpr.Context, ids bool, fn func(*ct.Flow) error) (ctnl.Summary, error) {
 	if sel.Kernel().Never() {
 		return ctnl.Summary{}, nil
 	}
-	return t.Dump(ctx, ctnl.Query{Filter: kernelFilter(sel.Kernel())}, func(f *ct.Flow) error {
-		if !sel.Match(f, at) {
-			return nil
-		}
-		return fn(f)
-	})
+	match := func(f *ct.Flow) bool { return sel.Match(f, at) }
+	q := ctnl.Query{Filter: kernelFilter(sel.Kernel())}
+	switch {
+	case sel.Uses("id"):
+		return t.Dump(ctx, q, func(f *ct.Flow) error {
+			if !match(f) {
+				return nil
+			}
+			return fn(f)
+		})
+	case !ids:
+		q.WithoutID = true
+		q.Select = match
+	case !sel.Empty():
+		q.Select = match
+	}
+	return t.Dump(ctx, q, fn)
 }
 
 // warnShort says on stderr what a reading may have missed.

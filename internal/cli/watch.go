@@ -238,7 +238,7 @@ func (w *watcher) pollTable(ctx context.Context) error {
 	for {
 		d.Begin()
 		at := w.table.context(w.env.Now())
-		sum, err := w.table.each(ctx, w.filter, at, func(f *ct.Flow) error {
+		sum, err := w.table.each(ctx, w.filter, at, true, func(f *ct.Flow) error {
 			switch d.See(f) {
 			case flowdiff.New:
 				return w.showKind(ctnl.GroupNew, "new", f)

@@ -29,6 +29,11 @@ type Query struct {
 	// is read by two, where there are processors for them: the entries that fn
 	// gets are then up to a few thousand behind what the kernel has sent.
 	Serial bool
+	// Select chooses once more, after the filter. With it a large table is read
+	// from inside the kernel, as with WithoutID, and ctnetlink is asked only for
+	// what Select chose; it must not look at the id, and is called again with the
+	// answer.
+	Select func(*ct.Flow) bool
 	// WithoutID says that the caller can do without ids, and does not count on
 	// the reading to remove expired entries. A large table is then read from
 	// inside the kernel where it lets us (package ctwalk), at a fraction of the
@@ -233,9 +238,18 @@ func (r *reading) message(m message) error {
 // offer hands an entry on if it passes the filter.
 func (r *reading) offer(f *ct.Flow) error {
 	r.sum.Received++
-	if !r.all && !r.q.Filter.Match(f) {
+	if !r.matches(f) {
 		return nil
 	}
+	return r.give(f)
+}
+
+func (r *reading) matches(f *ct.Flow) bool {
+	return (r.all || r.q.Filter.Match(f)) && (r.q.Select == nil || r.q.Select(f))
+}
+
+// give hands an entry over.
+func (r *reading) give(f *ct.Flow) error {
 	r.sum.Entries++
 	if err := r.fn(f); err != nil {
 		return err

@@ -41,6 +41,11 @@ func KeyOf(f *ct.Flow) (Key, error) {
 	if !f.Orig.IsValid() || !f.Has(ct.HasID) {
 		return Key{}, fmt.Errorf("entry %q has no tuple or no id to be named by", f.Orig)
 	}
+	return keyOf(f), nil
+}
+
+// keyOf also makes keys that have no id, which must not leave this package.
+func keyOf(f *ct.Flow) Key {
 	k := Key{id: f.ID, status: f.Status, zone: f.Zone, zoneOrig: f.ZoneOrig,
 		srcPort: f.Orig.SrcPort, dstPort: f.Orig.DstPort, proto: f.Orig.Proto,
 		icmpID: f.Orig.ICMPID, icmpType: f.Orig.ICMPType, icmpCode: f.Orig.ICMPCode}
@@ -53,7 +58,7 @@ func KeyOf(f *ct.Flow) (Key, error) {
 		k.src, k.dst = f.Orig.Src.As16(), f.Orig.Dst.As16()
 		k.kind = keyed6
 	}
-	return k, nil
+	return k
 }
 
 // Orig returns the entry's original tuple, the zero tuple for the zero Key.

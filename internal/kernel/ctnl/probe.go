@@ -20,6 +20,9 @@ type Probe struct {
 	fn   func(*ct.Flow) error
 	keys []Key
 	flow ct.Flow
+	// anyID takes what has the tuple, whatever its id: for keys made of entries
+	// that were seen without one.
+	anyID bool
 }
 
 // NewProbe returns a Probe that calls fn with every entry that is still there,
@@ -112,7 +115,7 @@ func (p *Probe) answer(m message, k *Key) error {
 	if err := p.c.dec.entry(a, &p.flow); err != nil {
 		return err
 	}
-	if p.flow.ID != k.id {
+	if !p.anyID && p.flow.ID != k.id {
 		return nil
 	}
 	return p.fn(&p.flow)

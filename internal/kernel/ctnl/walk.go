@@ -25,7 +25,7 @@ func WhyNoWalk() error {
 
 // walkable returns the walker that can answer the query, or nil.
 func (c *Conn) walkable(q *Query, count uint32) *ctwalk.Walker {
-	if !q.WithoutID || q.Limit > 0 || q.Serial || q.KeepDuplicates || q.Unknown != nil || count < walkFrom {
+	if !q.WithoutID && q.Select == nil || q.Limit > 0 || q.Serial || q.KeepDuplicates || q.Unknown != nil || count < walkFrom {
 		return nil
 	}
 	w, err := walker()
@@ -42,19 +42,43 @@ func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (boo
 	q := ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode, SecCtx: c.secCtx,
 		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily()}
 	called := false
+	take, finish := r.taker(ctx)
 	sum, err := w.Walk(ctx, q, func(f *ct.Flow) error {
 		called = true
-		return r.offer(f)
+		r.sum.Received++
+		if !r.matches(f) {
+			return nil
+		}
+		return take(f)
 	})
 	if err != nil && !called && ctx.Err() == nil {
 		return false, nil
 	}
-	r.sum.Walked = true
-	r.sum.Filtered = !r.all
-	r.sum.Stopped = sum.Stopped
-	r.sum.Expired = sum.Expired
-	r.sum.resized = sum.Resized
+	if err == nil && !sum.Stopped {
+		err = finish()
+	}
+	r.sum.Walked, r.sum.Filtered = true, !r.all
+	r.sum.Stopped = sum.Stopped || errors.Is(err, ErrStop)
+	r.sum.Expired, r.sum.resized = sum.Expired, sum.Resized
+	if errors.Is(err, ErrStop) {
+		err = nil
+	}
 	return true, err
+}
+
+// taker returns what is to be done with an entry that was found, and at the end.
+func (r *reading) taker(ctx context.Context) (take func(*ct.Flow) error, finish func() error) {
+	if r.q.WithoutID {
+		return r.give, func() error { return nil }
+	}
+	p := r.c.NewProbe(func(f *ct.Flow) error {
+		if !r.matches(f) {
+			return nil
+		}
+		return r.give(f)
+	})
+	p.anyID = true
+	return func(f *ct.Flow) error { return p.Ask(ctx, keyOf(f)) }, p.Flush
 }
 
 // secCtx asks ctnetlink for what only the kernel's security module can tell.
