@@ -41,8 +41,14 @@ func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (boo
 	f := &r.q.Filter
 	q := ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode, SecCtx: c.secCtx,
 		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily()}
+	if !r.q.WithoutID {
+		q.IDs = w.LearnIDs(ctx, q, c.idOf) == nil
+		if !q.IDs && r.q.Select == nil {
+			return false, nil
+		}
+	}
 	called := false
-	take, finish := r.taker(ctx)
+	take, finish := r.taker(ctx, q.IDs)
 	sum, err := w.Walk(ctx, q, func(f *ct.Flow) error {
 		called = true
 		r.sum.Received++
@@ -67,8 +73,8 @@ func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (boo
 }
 
 // taker returns what is to be done with an entry that was found, and at the end.
-func (r *reading) taker(ctx context.Context) (take func(*ct.Flow) error, finish func() error) {
-	if r.q.WithoutID {
+func (r *reading) taker(ctx context.Context, ids bool) (take func(*ct.Flow) error, finish func() error) {
+	if r.q.WithoutID || ids {
 		return r.give, func() error { return nil }
 	}
 	p := r.c.NewProbe(func(f *ct.Flow) error {
@@ -93,4 +99,14 @@ func (c *Conn) secCtx(f *ct.Flow) error {
 		f.Fields |= ct.HasSecCtx
 	}
 	return err
+}
+
+// idOf asks ctnetlink for the id of an entry.
+func (c *Conn) idOf(f *ct.Flow) (id uint32, ok bool, err error) {
+	var whole ct.Flow
+	err = c.get(f.Orig, f.Zone, f.ZoneOrig, &whole)
+	if errors.Is(err, ErrNotFound) {
+		return 0, false, nil
+	}
+	return whole.ID, err == nil && whole.Reply == f.Reply, err
 }

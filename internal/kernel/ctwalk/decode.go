@@ -16,6 +16,7 @@ type decoder struct {
 	w      *Walker
 	q      *Query
 	fn     func(*ct.Flow) error
+	see    func([]byte)
 	sum    *Summary
 	flow   ct.Flow
 	bucket uint64
@@ -42,6 +43,9 @@ func (d *decoder) records(b []byte, jiffies uint64) error {
 		}
 		if err := d.decode(r, uint32(left)); err != nil {
 			return err
+		}
+		if d.see != nil {
+			d.see(r)
 		}
 		d.sum.Entries++
 		if err := d.fn(&d.flow); err != nil {
@@ -88,13 +92,17 @@ func (d *decoder) decode(r []byte, left uint32) error {
 	w, f := d.w, &d.flow
 	c := &w.layout.conn
 	e := r[w.rec.conn:]
-	rare := f.Fields&^(ct.HasTimeout|ct.HasProtoInfo|ct.HasMark|ct.HasUse|ct.HasCounters) != 0
+	rare := f.Fields&^(ct.HasTimeout|ct.HasProtoInfo|ct.HasMark|ct.HasUse|ct.HasID|ct.HasCounters) != 0
 	if rare {
 		*f = ct.Flow{}
 	}
 	f.Status = ct.Status(word(e, c.status))
 	f.Fields = ct.HasUse
 	f.Use = native.Uint32(e[c.use:])
+	if f.ID = 0; d.q.IDs {
+		f.ID = w.id(*w.seed, r)
+		f.Fields |= ct.HasID
+	}
 	f.TCP, f.SCTP, f.DCCP, f.State, f.TimeoutSeconds, f.Mark = ct.TCPInfo{}, ct.SCTPInfo{}, ct.DCCPInfo{}, 0, 0, 0
 	w.tuple(e[c.hash+w.layout.tuple.at:], &f.Orig)
 	w.tuple(e[c.hash+c.hashSize+w.layout.tuple.at:], &f.Reply)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,39 +32,50 @@ type table struct{ hash, buckets uint64 }
 // symbols looks for the kernel's variables. Data is in kallsyms only with
 // CONFIG_KALLSYMS_ALL, and its addresses only for who may see them.
 func symbols() (where, error) {
-	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
+	all, err := findSymbols(symbolHash, symbolBuckets)
+	w := where{hash: all[symbolHash], buckets: all[symbolBuckets]}
+	if w.hash == 0 || w.buckets == 0 {
 		return where{}, err
 	}
-	defer f.Close()
-	return scanSymbols(f)
+	return w, err
 }
 
-func scanSymbols(r io.Reader) (w where, err error) {
+func symbol(name string) (uint64, error) {
+	all, err := findSymbols(name)
+	if err == nil && all[name] == 0 {
+		err = fmt.Errorf("/proc/kallsyms does not show %s", name)
+	}
+	return all[name], err
+}
+
+func findSymbols(names ...string) (map[string]uint64, error) {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return scanSymbols(f, names...)
+}
+
+func scanSymbols(r io.Reader, names ...string) (map[string]uint64, error) {
+	found := make(map[string]uint64)
 	lines := bufio.NewScanner(r)
-	for lines.Scan() && (w.hash == 0 || w.buckets == 0) {
+	for lines.Scan() && len(found) < len(names) {
 		address, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
-		if len(rest) < 2 || !bytes.HasPrefix(rest[2:], []byte("nf_conntrack_h")) {
+		if len(rest) < 2 || !bytes.HasPrefix(rest[2:], []byte("nf_c")) {
 			continue
 		}
 		name, _, _ := bytes.Cut(rest[2:], []byte("\t")) // a module's name follows
-		var to *uint64
-		switch string(name) {
-		case symbolHash:
-			to = &w.hash
-		case symbolBuckets:
-			to = &w.buckets
-		default:
+		if !slices.Contains(names, string(name)) {
 			continue
 		}
-		if *to, err = strconv.ParseUint(string(address), 16, 64); err != nil {
-			return where{}, fmt.Errorf("read /proc/kallsyms: %w", err)
+		n, err := strconv.ParseUint(string(address), 16, 64)
+		if err != nil {
+			return nil, fmt.Errorf("read /proc/kallsyms: %w", err)
 		}
+		found[string(name)] = n
 	}
-	if w.hash == 0 || w.buckets == 0 {
-		return where{}, lines.Err()
-	}
-	return w, lines.Err()
+	return found, lines.Err()
 }
 
 // search finds out how to find the table. Reading through kallsyms takes the

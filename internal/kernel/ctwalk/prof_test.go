@@ -33,6 +33,31 @@ func TestProf(t *testing.T) {
 		b.Create(&ct.Flow{Orig: o, Reply: r, Status: ct.StatusSeenReply | ct.StatusAssured, State: ct.TCPEstablished, Fields: ct.HasProtoInfo, TimeoutSeconds: 3600})
 	}
 	b.Flush()
+	pre := netip.MustParsePrefix("10.0.0.0/14")
+	for range 3 {
+		at := time.Now()
+		var keys ctnl.Keys
+		sel := 0
+		s, err := c.Dump(context.Background(), ctnl.Query{Select: func(f *ct.Flow) bool { return pre.Contains(f.Orig.Src) && f.Orig.Src.As4()[3]%5 == 1 }}, func(f *ct.Flow) error { sel++; return keys.Add(f) })
+		fmt.Println("select", time.Since(at), s, err, sel)
+		at = time.Now()
+		p := c.NewProbe(func(*ct.Flow) error { return nil })
+		for k := range keys.All() {
+			p.Ask(context.Background(), k)
+		}
+		p.Flush()
+		fmt.Println("probe", time.Since(at))
+		at = time.Now()
+		b := c.NewBatch()
+		for k := range keys.All() {
+			b.Update(k, ctnl.Change{TimeoutSeconds: 3000})
+		}
+		b.Flush()
+		fmt.Println("retime", time.Since(at))
+		at = time.Now()
+		c.Reap(context.Background())
+		fmt.Println("reap", time.Since(at))
+	}
 	w := open(t)
 	for range 6 {
 		for _, q := range []ctwalk.Query{{Netns: h.Path()}, {Netns: h.Path(), Status: ct.StatusDying, StatusMask: ct.StatusDying}} {

@@ -83,3 +83,54 @@ func byTuple(t *testing.T, read func(func(*ct.Flow) error) error) (all []ct.Flow
 	slices.SortFunc(all, func(a, b ct.Flow) int { return strings.Compare(a.Orig.String(), b.Orig.String()) })
 	return all
 }
+
+// TestIDs compares the ids told with those that ctnetlink sends.
+func TestIDs(t *testing.T) {
+	lab.Require(t)
+	w := open(t)
+	h := lab.NewHost(t, "ids")
+	h.Track()
+	c, err := ctnl.Dial(ctnl.Options{Netns: h.Path()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := c.NewBatch()
+	for _, f := range lab.EveryKind() {
+		if err := b.Create(&f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	ids := make(map[uint32]ct.Tuple)
+	_, err = c.Dump(context.Background(), ctnl.Query{}, func(f *ct.Flow) error {
+		ids[f.ID] = f.Orig
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := ctwalk.Query{Netns: h.Path()}
+	err = w.LearnIDs(context.Background(), q, func(f *ct.Flow) (uint32, bool, error) {
+		var g ct.Flow
+		err := c.Get(f.Orig, f.Zone, &g)
+		return g.ID, err == nil && g.Reply == f.Reply, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.IDs = true
+	n := 0
+	_, err = w.Walk(context.Background(), q, func(f *ct.Flow) error {
+		n++
+		if orig, ok := ids[f.ID]; !ok || orig != f.Orig {
+			t.Errorf("%s has id %#x, which is that of %s", f.Orig, f.ID, orig)
+		}
+		return nil
+	})
+	if err != nil || n != len(ids) {
+		t.Errorf("%d entries, want %d: %v", n, len(ids), err)
+	}
+}

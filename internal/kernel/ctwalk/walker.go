@@ -30,6 +30,8 @@ type Query struct {
 	Status, StatusMask ct.Status
 	Mark, MarkMask     uint32
 	Family             uint8
+	// IDs asks for ids. LearnIDs must have succeeded.
+	IDs bool
 	// SecCtx completes a flow that has a security mark: only the kernel's
 	// security module can tell its text.
 	SecCtx func(*ct.Flow) error
@@ -65,6 +67,8 @@ type Walker struct {
 	mu      sync.Mutex // of a walk
 	peekMu  sync.Mutex
 	helpers map[uint64]string
+	seed    *seed    // once ids are known to be told right
+	noIDs   error    // why they are not
 	same    []uint64 // entries of the bucket that is being decoded
 }
 
@@ -165,14 +169,17 @@ func (w *Walker) task() (uint64, error) {
 }
 
 // Walk reads the table and calls fn with every entry of the namespace that
-// passes the filter, without id: ctnetlink alone can tell it. The Flow is
-// overwritten by the next one.
+// passes the filter; with its id if IDs asks for it. The Flow is overwritten by
+// the next one.
 //
 // Entries that stay while the walk lasts are in it once; those that come and go
 // meanwhile may be in it or not.
 func (w *Walker) Walk(ctx context.Context, q Query, fn func(*ct.Flow) error) (Summary, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if q.IDs && w.seed == nil {
+		return Summary{}, ErrNoIDs
+	}
 	s, err := w.walk(ctx, &q, fn)
 	if err != nil {
 		return s, fmt.Errorf("walk the connection tracking table: %w", err)
@@ -180,7 +187,13 @@ func (w *Walker) Walk(ctx context.Context, q Query, fn func(*ct.Flow) error) (Su
 	return s, nil
 }
 
-func (w *Walker) walk(ctx context.Context, q *Query, fn func(*ct.Flow) error) (s Summary, err error) {
+func (w *Walker) walk(ctx context.Context, q *Query, fn func(*ct.Flow) error) (Summary, error) {
+	return w.walkRecords(ctx, q, fn, nil)
+}
+
+// walkRecords is walk; see, if it is not nil, gets each record before fn is
+// called with what it says.
+func (w *Walker) walkRecords(ctx context.Context, q *Query, fn func(*ct.Flow) error, see func([]byte)) (s Summary, err error) {
 	net, inode, err := w.namespace(q.Netns)
 	if err != nil {
 		return s, err
@@ -195,7 +208,7 @@ func (w *Walker) walk(ctx context.Context, q *Query, fn func(*ct.Flow) error) (s
 	s.Buckets = uint32(p.table.buckets)
 	out := p.start()
 	defer p.stop()
-	d := decoder{w: w, q: q, fn: fn, sum: &s}
+	d := decoder{w: w, q: q, fn: fn, see: see, sum: &s}
 	for r := range out {
 		s.Resized = s.Resized || r.resized
 		s.Again += r.again
