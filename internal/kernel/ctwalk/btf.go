@@ -26,6 +26,7 @@ const (
 	kindTypedef  btfKind = 8
 	kindVolatile btfKind = 9
 	kindConst    btfKind = 10
+	kindFunc     btfKind = 12
 	kindProto    btfKind = 13
 	kindVar      btfKind = 14
 	kindDatasec  btfKind = 15
@@ -200,7 +201,7 @@ func (t *btfTypes) pass(s *btfSection, wanted map[string]bool) (uint32, error) {
 		length := btfExtra(kind, n)
 		left -= int64(btfTypeHead + length)
 		word := t.names[name]
-		named := wanted[word] && (kind == kindStruct || kind == kindUnion || kind == kindEnum) && n > 0
+		named := wanted[word] && ((kind == kindStruct || kind == kindUnion || kind == kindEnum) && n > 0 || kind == kindFunc)
 		if !t.missing[id] && (!named || t.byName[word] != 0) {
 			if _, err := r.Discard(btfTypeHead + length); err != nil {
 				return id, fmt.Errorf("read BTF: %w", err)

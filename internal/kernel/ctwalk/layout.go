@@ -14,6 +14,7 @@ type layout struct {
 	proto protoLayout
 	ext   extLayout
 	find  findLayout
+	cast  castLayout
 }
 
 // connLayout describes struct nf_conn.
@@ -54,6 +55,10 @@ type findLayout struct {
 	files, fdt, fd, private           int
 	seqPrivate, iterHash, iterBuckets int // -1 without /proc/net/nf_conntrack
 }
+
+// castLayout says how memory is looked at without a call, by ids of BTF. The
+// structure is one of nothing but words, of which the kernel knows itself.
+type castLayout struct{ function, structure uint32 } // 0 before 6.2
 
 // types looks things up in BTF and remembers what was not there.
 type types struct {
@@ -131,7 +136,7 @@ func (t *types) number(enum, name string) int { return t.member(enum, name) }
 
 // readLayout asks BTF for everything.
 func readLayout(t *types) (*layout, error) {
-	l := &layout{conn: readConn(t), tuple: readTuple(t), proto: readProto(t), ext: readExt(t), find: readFind(t)}
+	l := &layout{conn: readConn(t), tuple: readTuple(t), proto: readProto(t), ext: readExt(t), find: readFind(t), cast: readCast(t)}
 	if t.err != nil {
 		return nil, t.err
 	}
@@ -186,6 +191,18 @@ func readFind(t *types) findLayout {
 		files: t.offset("task_struct", "files"), fdt: t.offset("files_struct", "fdt"), fd: t.offset("fdtable", "fd"),
 		private: t.offset("file", "private_data"), seqPrivate: t.offset("seq_file", "private"),
 		iterHash: t.optional("ct_iter_state", "hash"), iterBuckets: t.optional("ct_iter_state", "htable_size")}
+}
+
+func readCast(t *types) (c castLayout) {
+	if t.asked != nil {
+		t.asked.structures = append(t.asked.structures, "bpf_rdonly_cast", "pt_regs")
+		return c
+	}
+	c.function, c.structure = t.btf.byName["bpf_rdonly_cast"], t.btf.byName["pt_regs"]
+	if c.structure == 0 || t.btf.byID[c.structure].size < castSpan {
+		c = castLayout{}
+	}
+	return c
 }
 
 // Bounds of what the program is written for, well above what any kernel has.

@@ -40,8 +40,14 @@ const (
 	wTask // address of the task that runs the program
 	wPeekAddr
 	wPeekLen
-	words = 192
+	wAhead // first of the nodes that are fetched ahead
+	words  = wAhead + 8*ahead
 )
+
+// ahead is how many buckets are looked at together, before each is read: memory
+// then answers for many at once, where following one chain after the other would
+// wait for every node. depth is how many nodes of each.
+const ahead, depth = 16, 2
 
 // States in which a run ends.
 const (
@@ -142,15 +148,37 @@ func (a *assembler) begin(name string) asm.Instructions {
 	return append(ins, asm.Mov.Reg(asm.R6, asm.R0))
 }
 
-// copyTo reads n bytes of kernel memory at the address in R3 to base+off.
-func copyTo(base asm.Register, off, n int, failed string) asm.Instructions {
-	return asm.Instructions{
-		asm.Mov.Reg(asm.R1, base), asm.Add.Imm(asm.R1, int32(off)),
-		asm.Mov.Imm(asm.R2, int32(n)),
-		asm.FnProbeReadKernel.Call(),
-		asm.JNE.Imm(asm.R0, 0, failed),
+// copyTo reads n bytes, a multiple of 8, of kernel memory at the address in src
+// to base+off. Both are registers that calls leave alone.
+//
+// From 6.2 on the kernel lets a program look at memory as at a structure that is
+// not there (bpf_rdonly_cast): loads that may fail and then give 0, in place of a
+// call for each.
+func (a *assembler) copyTo(base asm.Register, off, n int, src asm.Register, failed string) asm.Instructions {
+	if a.l.cast.function == 0 {
+		return asm.Instructions{
+			asm.Mov.Reg(asm.R1, base), asm.Add.Imm(asm.R1, int32(off)),
+			asm.Mov.Imm(asm.R2, int32(n)), asm.Mov.Reg(asm.R3, src),
+			asm.FnProbeReadKernel.Call(),
+			asm.JNE.Imm(asm.R0, 0, failed),
+		}
 	}
+	var ins asm.Instructions
+	for at := 0; at < n; at += 8 {
+		in := at % castSpan
+		if in == 0 {
+			ins = append(ins, asm.Mov.Reg(asm.R1, src), asm.Add.Imm(asm.R1, int32(at)),
+				asm.Mov.Imm(asm.R2, int32(a.l.cast.structure)),
+				asm.Instruction{OpCode: asm.OpCode(asm.JumpClass).SetJumpOp(asm.Call), Src: asm.PseudoKfuncCall, Constant: int64(a.l.cast.function)})
+		}
+		ins = append(ins, asm.LoadMem(asm.R1, asm.R0, int16(in), asm.DWord), asm.StoreMem(base, int16(off+at), asm.R1, asm.DWord))
+	}
+	return ins
 }
+
+// castSpan is how much of memory one look takes in: no more than there are whole
+// words in struct pt_regs, of which any kernel has so many.
+const castSpan = 160
 
 func get(dst asm.Register, word int16) asm.Instruction {
 	return asm.LoadMem(dst, asm.R6, word, asm.DWord)
@@ -208,10 +236,30 @@ func (a *assembler) head() asm.Instructions {
 	ins := asm.Instructions{
 		get(asm.R8, wBucket), get(asm.R1, wEnd), asm.JGE.Reg(asm.R8, asm.R1, "stop"),
 		get(asm.R1, wUsed), put(wMark, asm.R1),
-		get(asm.R3, wHash), asm.LSh.Imm(asm.R8, 3), asm.Add.Reg(asm.R3, asm.R8),
+		get(asm.R9, wHash), asm.Mov.Reg(asm.R1, asm.R8), asm.LSh.Imm(asm.R8, 3), asm.Add.Reg(asm.R9, asm.R8),
+		asm.And.Imm(asm.R1, ahead-1), asm.JNE.Imm(asm.R1, 0, "fetched"),
 	}
-	ins = append(ins, copyTo(asm.R6, wNode, 8, "fault")...)
+	ins = append(ins, a.fetchAhead()...)
+	ins = append(ins, asm.Mov.Imm(asm.R7, 0).WithSymbol("fetched"))
+	ins = append(ins, a.copyTo(asm.R6, wNode, 8, asm.R9, "fault")...)
 	return append(ins, get(asm.R7, wNode))
+}
+
+// fetchAhead follows the chains of the buckets from R9 on, for nothing but to
+// have their nodes in the processor's cache. What cannot be read is left to
+// those who need it.
+func (a *assembler) fetchAhead() asm.Instructions {
+	ins := a.copyTo(asm.R6, wAhead, 8*ahead, asm.R9, "fetched")
+	for round := range depth {
+		for i := range ahead {
+			done := fmt.Sprintf("ahead%d.%d", round, i)
+			at := int16(wAhead + 8*i)
+			ins = append(ins, get(asm.R7, at), asm.Mov.Reg(asm.R1, asm.R7), asm.And.Imm(asm.R1, 1), asm.JNE.Imm(asm.R1, 0, done))
+			ins = append(ins, a.copyTo(asm.R6, int(at), 8, asm.R7, done)...)
+			ins = append(ins, asm.Mov.Imm(asm.R0, 0).WithSymbol(done))
+		}
+	}
+	return ins
 }
 
 // chainEnd goes on to the next bucket if the node is the number that ends a
@@ -232,15 +280,14 @@ func (a *assembler) chainEnd() asm.Instructions {
 // original direction.
 func (a *assembler) entry() asm.Instructions {
 	const stack = -maxHead
-	ins := asm.Instructions{asm.Mov.Reg(asm.R3, asm.R7).WithSymbol("entry")}
-	ins = append(ins, copyTo(asm.RFP, stack, a.l.conn.hashSize, "fault")...)
+	ins := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("entry")}
+	ins = append(ins, a.copyTo(asm.RFP, stack, a.l.conn.hashSize, asm.R7, "fault")...)
 	ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, stack, asm.DWord), put(wNode, asm.R1),
 		asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at+a.l.tuple.dir), asm.Byte), asm.JNE.Imm(asm.R1, 0, "next"),
 		asm.Sub.Imm(asm.R7, int32(a.l.conn.hash)),
 		get(asm.R8, wUsed), asm.JGT.Imm(asm.R8, int32(slotSize-words-a.r.longest), "full"),
-		asm.Mov.Reg(asm.R9, asm.R6), asm.Add.Reg(asm.R9, asm.R8), asm.Add.Imm(asm.R9, words),
-		asm.Mov.Reg(asm.R3, asm.R7))
-	return append(ins, copyTo(asm.R9, a.r.conn, a.l.conn.size, "fault")...)
+		asm.Mov.Reg(asm.R9, asm.R6), asm.Add.Reg(asm.R9, asm.R8), asm.Add.Imm(asm.R9, words))
+	return append(ins, a.copyTo(asm.R9, a.r.conn, align8(a.l.conn.size), asm.R7, "fault")...)
 }
 
 // wanted leaves out entries of other namespaces and those that the filter
@@ -269,10 +316,9 @@ func (a *assembler) wanted() asm.Instructions {
 func (a *assembler) extensions() asm.Instructions {
 	const stack = -maxHead
 	ins := asm.Instructions{
-		asm.Mov.Imm(asm.R8, 0),
-		asm.LoadMem(asm.R3, asm.R9, int16(a.r.conn+a.l.conn.ext), asm.DWord), asm.JEq.Imm(asm.R3, 0, "noext"),
+		asm.LoadMem(asm.R8, asm.R9, int16(a.r.conn+a.l.conn.ext), asm.DWord), asm.JEq.Imm(asm.R8, 0, "noext"),
 	}
-	ins = append(ins, copyTo(asm.RFP, stack, a.l.ext.header, "fault")...)
+	ins = append(ins, a.copyTo(asm.RFP, stack, align8(a.l.ext.header), asm.R8, "fault")...)
 	return append(ins,
 		asm.LoadMem(asm.R8, asm.RFP, int16(stack+a.l.ext.length), asm.Byte),
 		asm.LoadMem(asm.R3, asm.R9, int16(a.r.conn+a.l.conn.ext), asm.DWord),
@@ -289,9 +335,8 @@ func (a *assembler) finish() asm.Instructions {
 		asm.StoreMem(asm.R9, rExt, asm.R8, asm.DWord).WithSymbol("noext"),
 		asm.StoreMem(asm.R9, rConn, asm.R7, asm.DWord),
 		get(asm.R1, wBucket), asm.StoreMem(asm.R9, rBucket, asm.R1, asm.DWord),
-		asm.Mov.Reg(asm.R3, asm.R7),
 	}
-	ins = append(ins, copyTo(asm.R9, a.r.second, a.r.secondLen, "fault")...)
+	ins = append(ins, a.copyTo(asm.R9, a.r.second, a.r.secondLen, asm.R7, "fault")...)
 	return append(ins,
 		asm.Add.Imm(asm.R8, int32(7+a.r.fixed)), asm.And.Imm(asm.R8, -8),
 		get(asm.R1, wUsed), asm.Add.Reg(asm.R1, asm.R8), put(wUsed, asm.R1))
