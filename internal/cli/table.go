@@ -198,18 +198,16 @@ func (t *table) each(ctx context.Context, sel *flowexpr.Filter, at *flowexpr.Con
 		return ctnl.Summary{}, nil
 	}
 	match := func(f *ct.Flow) bool { return sel.Match(f, at) }
-	q := ctnl.Query{Filter: kernelFilter(sel.Kernel())}
+	q := ctnl.Query{Filter: kernelFilter(sel.Kernel()), Walk: true, WithoutID: !ids}
 	switch {
 	case sel.Uses("id"):
+		q.WithoutID = false
 		return t.Dump(ctx, q, func(f *ct.Flow) error {
 			if !match(f) {
 				return nil
 			}
 			return fn(f)
 		})
-	case !ids:
-		q.WithoutID = true
-		q.Select = match
 	case !sel.Empty():
 		q.Select = match
 	}

@@ -29,16 +29,16 @@ type Query struct {
 	// is read by two, where there are processors for them: the entries that fn
 	// gets are then up to a few thousand behind what the kernel has sent.
 	Serial bool
-	// Select chooses once more, after the filter. With it a large table is read
-	// from inside the kernel, as with WithoutID, and ctnetlink is asked only for
-	// what Select chose; it must not look at the id, and is called again with the
-	// answer.
-	Select func(*ct.Flow) bool
-	// WithoutID says that the caller can do without ids, and does not count on
-	// the reading to remove expired entries. A large table is then read from
-	// inside the kernel where it lets us (package ctwalk), at a fraction of the
-	// cost.
+	// Walk says that the caller does not count on the reading to remove expired
+	// entries. A large table is then read from inside the kernel where it lets us
+	// (package ctwalk), at a fraction of the cost.
+	Walk bool
+	// WithoutID says that the caller can do without ids.
 	WithoutID bool
+	// Select chooses once more, after the filter. It must not look at the id: where
+	// a walk cannot tell it, ctnetlink is asked about what Select chose, and Select
+	// called again with the answer.
+	Select func(*ct.Flow) bool
 	// KeepDuplicates leaves in what the kernel sent twice.
 	KeepDuplicates bool
 	// Unknown, if set, is called with every attribute that is kept apart. The

@@ -13,6 +13,10 @@ import (
 // programs loaded, some 25 ms.
 const walkFrom = 32_768
 
+// idsFrom is the same for a walk that is to tell ids, which takes another 70 ms
+// to begin with.
+const idsFrom = 131_072
+
 // walker is loaded once a process, when it is first of use.
 var walker = sync.OnceValues(ctwalk.Open)
 
@@ -25,7 +29,8 @@ func WhyNoWalk() error {
 
 // walkable returns the walker that can answer the query, or nil.
 func (c *Conn) walkable(q *Query, count uint32) *ctwalk.Walker {
-	if !q.WithoutID && q.Select == nil || q.Limit > 0 || q.Serial || q.KeepDuplicates || q.Unknown != nil || count < walkFrom {
+	if !q.Walk || q.Limit > 0 || q.Serial || q.KeepDuplicates || q.Unknown != nil ||
+		count < walkFrom || !q.WithoutID && count < idsFrom {
 		return nil
 	}
 	w, err := walker()

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/ctwarden/ctwarden/internal/kernel/netns"
 )
@@ -124,7 +123,7 @@ func (w *Walker) moved(t table) (bool, error) {
 		hash, err := w.peek64(w.where.hash)
 		return hash != t.hash, err
 	}
-	n, err := procBucketCount()
+	n, err := w.bucketCount()
 	return n != t.buckets, err
 }
 
@@ -175,18 +174,25 @@ func (w *Walker) locateByFile(path string) (t table, err error) {
 	if err != nil {
 		return t, err
 	}
-	if n, err := procBucketCount(); err != nil || n != t.buckets {
+	if n, err := w.bucketCount(); err != nil || n != t.buckets {
 		return t, fmt.Errorf("/proc/net/nf_conntrack speaks of %d buckets, nf_conntrack_buckets of %d: %w", t.buckets, n, err)
 	}
 	return t, nil
 }
 
-func procBucketCount() (uint64, error) {
-	b, err := os.ReadFile(procBuckets)
-	if err != nil {
+// bucketCount reads the size of the table, which every run wants to know.
+func (w *Walker) bucketCount() (n uint64, err error) {
+	k, err := w.buckets.ReadAt(w.number[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, err
 	}
-	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	for _, c := range w.number[:k] {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, nil
 }
 
 // namespace returns the address of struct net and the inode number of the

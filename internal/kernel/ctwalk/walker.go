@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -64,6 +64,9 @@ type Walker struct {
 	where  where
 	hz     uint64
 
+	buckets *os.File
+	number  [24]byte // what was read of it
+
 	mu      sync.Mutex // of a walk
 	peekMu  sync.Mutex
 	helpers map[uint64]string
@@ -94,7 +97,10 @@ func Open() (*Walker, error) {
 		w.progs.close()
 		return nil, fmt.Errorf("map BPF map: %w", err)
 	}
-	if w.where, err = w.search(); err != nil {
+	if w.buckets, err = os.Open(procBuckets); err == nil {
+		w.where, err = w.search()
+	}
+	if err != nil {
 		_ = w.Close()
 		return nil, err
 	}
@@ -107,6 +113,9 @@ func (w *Walker) Close() error {
 	defer w.mu.Unlock()
 	err := unix.Munmap(w.mem)
 	w.progs.close()
+	if w.buckets != nil {
+		_ = w.buckets.Close()
+	}
 	return err
 }
 
@@ -124,18 +133,26 @@ func (w *Walker) slot(i int) []byte { return w.mem[i*slotSize : (i+1)*slotSize] 
 func word(slot []byte, at int) uint64       { return native.Uint64(slot[at:]) }
 func setWord(slot []byte, at int, v uint64) { native.PutUint64(slot[at:], v) }
 
-// run runs a program on a slot.
-func run(p *ebpf.Program, slot int) error {
-	var arg [8]byte
-	native.PutUint64(arg[:], uint64(slot))
-	_, err := p.Run(&ebpf.RunOptions{Context: arg[:]})
-	return err
-}
-
 // peek reads kernel memory. The result is a copy.
 func (w *Walker) peek(address uint64, n int) ([]byte, error) {
 	w.peekMu.Lock()
 	defer w.peekMu.Unlock()
+	b, err := w.look(address, n)
+	return append([]byte(nil), b...), err
+}
+
+func (w *Walker) peek64(address uint64) (uint64, error) {
+	w.peekMu.Lock()
+	defer w.peekMu.Unlock()
+	b, err := w.look(address, 8)
+	if err != nil {
+		return 0, err
+	}
+	return native.Uint64(b), nil
+}
+
+// look is peek with the lock held; the result is valid while it is.
+func (w *Walker) look(address uint64, n int) ([]byte, error) {
 	s := w.slot(peekSlot)
 	setWord(s, wPeekAddr, address)
 	setWord(s, wPeekLen, uint64(n))
@@ -145,15 +162,7 @@ func (w *Walker) peek(address uint64, n int) ([]byte, error) {
 	if word(s, wState) != stateGoing {
 		return nil, fmt.Errorf("kernel memory at %#x cannot be read", address)
 	}
-	return append([]byte(nil), s[words:words+n]...), nil
-}
-
-func (w *Walker) peek64(address uint64) (uint64, error) {
-	b, err := w.peek(address, 8)
-	if err != nil {
-		return 0, err
-	}
-	return native.Uint64(b), nil
+	return s[words : words+n], nil
 }
 
 // task returns the address of the calling thread's struct task_struct.

@@ -23,8 +23,8 @@ import (
 var subjects = map[string]func(ns string) (int, error){
 	"bare receive loop":            inside(bare),
 	"ctwarden":                     ours(ctnl.Query{}),
-	"ctwarden, walking":            ours(ctnl.Query{WithoutID: true}),
-	"ctwarden, walking, no match":  ours(ctnl.Query{WithoutID: true, Filter: ctnl.Filter{Status: ct.StatusDying, StatusMask: ct.StatusDying}}),
+	"ctwarden, walking":            ours(ctnl.Query{Walk: true, WithoutID: true}),
+	"ctwarden, walking, no match":  ours(ctnl.Query{Walk: true, WithoutID: true, Filter: ctnl.Filter{Status: ct.StatusDying, StatusMask: ct.StatusDying}}),
 	"ctwarden, one thread":         ours(ctnl.Query{Serial: true}),
 	"ctwarden, status, no match":   ours(ctnl.Query{Filter: ctnl.Filter{Status: ct.StatusDying, StatusMask: ct.StatusDying}}),
 	"ctwarden, panel of 20,000":    ours(ctnl.Query{Limit: 20_000}),
