@@ -157,11 +157,13 @@ func TestChurn(t *testing.T) {
 	for n := range 2 {
 		go func() { done <- churn(h, stable+n*moving/2, moving/2, &changes, stop) }()
 	}
-	duplicates, rounds := 0, 0
+	// Every other reading walks, where the kernel lets us.
+	queries := []ctnl.Query{{}, {Walk: true, WithoutID: true}}
+	duplicates, rounds, walked := 0, 0, 0
 	began := time.Now()
 	for time.Since(began) < 5*time.Second {
 		seen := make(map[ct.Tuple]int)
-		s, err := c.Dump(t.Context(), ctnl.Query{}, func(f *ct.Flow) error {
+		s, err := c.Dump(t.Context(), queries[rounds%2], func(f *ct.Flow) error {
 			seen[f.Orig]++
 			return nil
 		})
@@ -170,6 +172,9 @@ func TestChurn(t *testing.T) {
 		}
 		rounds++
 		duplicates += s.Duplicates
+		if s.Walked {
+			walked++
+		}
 		missing, twice := 0, 0
 		for i := range stable {
 			switch seen[flowN(i).Orig] {
@@ -191,7 +196,10 @@ func TestChurn(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	t.Logf("%d readings under %.0f changes a second; %d duplicates dropped", rounds, rate, duplicates)
+	if err := ctnl.WhyNoWalk(); walked == 0 {
+		t.Errorf("no reading has walked: %v", err)
+	}
+	t.Logf("%d readings under %.0f changes a second, %d by walking; %d duplicates dropped", rounds, rate, walked, duplicates)
 }
 
 // churn makes and deletes entries from the first on, in turns.
@@ -319,24 +327,58 @@ func TestResizeIsSaid(t *testing.T) {
 	const n = 100_000
 	create(t, c, flows(n)...)
 	was := limits.Buckets()
-	resized := false
-	s, err := c.Dump(t.Context(), ctnl.Query{}, func(*ct.Flow) error {
-		if !resized {
-			resized = true
-			limits.SetBuckets(was / 8)
+	for _, q := range []ctnl.Query{{}, {Walk: true, WithoutID: true}} {
+		limits.SetBuckets(was)
+		resized := false
+		s, err := c.Dump(t.Context(), q, func(*ct.Flow) error {
+			if !resized {
+				resized = true
+				limits.SetBuckets(was / 8)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
+		if !s.Resized() || s.Walked != q.Walk {
+			t.Errorf("not said: %+v", s)
+		}
+		if s.Received < n && s.Short() != n-s.Received {
+			t.Errorf("short by %d: %+v", s.Short(), s)
+		}
+		t.Logf("%d of %d read, %d duplicates", s.Received, n, s.Duplicates)
 	}
-	if !s.Resized() {
-		t.Errorf("not said: %+v", s)
+}
+
+// TestWalkTellsWhatADumpTells compares the two ways of reading a large table, with
+// ids and without, and when only some entries are chosen.
+func TestWalkTellsWhatADumpTells(t *testing.T) {
+	h, c := newTable(t)
+	_ = h
+	lab.SharedLimits(t)
+	const n = 150_000
+	create(t, c, flows(n)...)
+	odd := func(f *ct.Flow) bool { return f.Orig.SrcPort%2 == 1 }
+	for _, sel := range []func(*ct.Flow) bool{nil, odd} {
+		want := make(map[ct.Tuple]uint32)
+		for _, q := range []ctnl.Query{{Select: sel}, {Select: sel, Walk: true}, {Select: sel, Walk: true, WithoutID: true}} {
+			got := 0
+			s, err := c.Dump(t.Context(), q, func(f *ct.Flow) error {
+				got++
+				if !q.Walk {
+					want[f.Orig] = f.ID
+					return nil
+				}
+				if id, ok := want[f.Orig]; !ok || !q.WithoutID && id != f.ID {
+					t.Errorf("%s: id %#x, want %#x, %v", f.Orig, f.ID, id, ok)
+				}
+				return nil
+			})
+			if err != nil || got != len(want) || s.Entries != got || s.Walked != q.Walk || s.Received != n || s.Short() != 0 {
+				t.Errorf("%+v: %d entries, want %d: %+v, %v", q, got, len(want), s, err)
+			}
+		}
 	}
-	if s.Received < n && s.Short() != n-s.Received {
-		t.Errorf("short by %d: %+v", s.Short(), s)
-	}
-	t.Logf("%d of %d read, %d duplicates", s.Received, n, s.Duplicates)
 }
 
 // TestDying keeps an entry on the dying list with a listener that insists on
