@@ -46,6 +46,9 @@ func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (boo
 	f := &r.q.Filter
 	q := ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode, SecCtx: c.secCtx,
 		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily()}
+	if !c.trusts(ctx, w) {
+		return false, nil
+	}
 	if !r.q.WithoutID {
 		q.IDs = w.LearnIDs(ctx, q, c.idOf) == nil
 		if !q.IDs && r.q.Select == nil {
@@ -75,6 +78,59 @@ func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (boo
 		err = nil
 	}
 	return true, err
+}
+
+// trust says, once a process, whether what a walk tells has stood a test.
+var trust struct {
+	sync.Mutex
+	known, ok bool
+}
+
+// trustSamples is how many entries are compared.
+const trustSamples = 8
+
+// trusts compares some entries of a walk with what ctnetlink says of them. A
+// kernel whose memory we read wrong is read through ctnetlink.
+func (c *Conn) trusts(ctx context.Context, w *ctwalk.Walker) bool {
+	trust.Lock()
+	defer trust.Unlock()
+	if trust.known {
+		return trust.ok
+	}
+	var some []ct.Flow
+	_, err := w.Walk(ctx, ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode}, func(f *ct.Flow) error {
+		if some = append(some, *f); len(some) == 2*trustSamples {
+			return ErrStop
+		}
+		return nil
+	})
+	alike := 0
+	for i := range some {
+		f, g := &some[i], ct.Flow{}
+		switch err := c.get(f.Orig, f.Zone, f.ZoneOrig, &g); {
+		case errors.Is(err, ErrNotFound): // gone, or never there
+		case err != nil || !sameEntry(f, &g):
+			trust.known = err == nil
+			return false
+		default:
+			alike++
+		}
+	}
+	if err != nil || ctx.Err() != nil {
+		return false
+	}
+	trust.known, trust.ok = true, alike >= trustSamples
+	return trust.ok
+}
+
+// sameEntry compares what a packet that comes between does not change.
+func sameEntry(f, g *ct.Flow) bool {
+	const fields = ct.HasMark | ct.HasZone | ct.HasCounters | ct.HasMaster | ct.HasHelper
+	const status = ct.StatusExpected | ct.StatusNAT | ct.StatusSrcNATDone | ct.StatusDstNATDone | ct.StatusConfirmed | ct.StatusTemplate
+	return f.Orig == g.Orig && f.Reply == g.Reply && f.Master == g.Master && f.Helper == g.Helper &&
+		f.Fields&fields == g.Fields&fields && f.Status&status == g.Status&status &&
+		f.Zone == g.Zone && f.ZoneOrig == g.ZoneOrig && f.ZoneReply == g.ZoneReply &&
+		f.OrigCounters.Packets <= g.OrigCounters.Packets
 }
 
 // taker returns what is to be done with an entry that was found, and at the end.

@@ -38,10 +38,10 @@ const (
 // btfSection is one file of types: the kernel's own or that of a module, which
 // goes on counting where the kernel's ends.
 type btfSection struct {
-	r                       io.ReaderAt
-	types, typesLen         int64
-	names, namesLen         int64
-	firstName, firstID, end uint32
+	r                  io.ReaderAt
+	types, typesLen    int64
+	names, namesLen    int64
+	firstName, firstID uint32
 }
 
 // btfType is a type that was kept.
