@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -90,8 +91,8 @@ func (w *wire) completeHandshake(s *segment, target netip.AddrPort, d *Shaken) e
 
 // Hold listens on a TCP port of both families and never accepts: the kernel
 // completes up to n handshakes and keeps the connections, at the cost of no
-// file descriptor.
-func (h *Host) Hold(port uint16, n int) {
+// file descriptor, until the test ends or the result is called.
+func (h *Host) Hold(port uint16, n int) (letGo func()) {
 	h.t.Helper()
 	h.SetSysctl("net.core.somaxconn", fmt.Sprint(n))
 	h.SetSysctl("net.ipv4.tcp_max_syn_backlog", fmt.Sprint(n))
@@ -104,6 +105,9 @@ func (h *Host) Hold(port uint16, n int) {
 		if err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
 			return err
 		}
+		if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
 		if err = unix.Bind(fd, &unix.SockaddrInet6{Port: int(port)}); err != nil {
 			return err
 		}
@@ -112,5 +116,7 @@ func (h *Host) Hold(port uint16, n int) {
 	if err != nil {
 		h.t.Fatalf("lab: %s: hold port %d: %v", h.Name, port, err)
 	}
-	h.t.Cleanup(func() { unix.Close(fd) })
+	letGo = sync.OnceFunc(func() { unix.Close(fd) })
+	h.t.Cleanup(letGo)
+	return letGo
 }

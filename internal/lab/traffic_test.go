@@ -108,11 +108,11 @@ func TestNginxAndWrk(t *testing.T) {
 }
 
 func TestParseWrk(t *testing.T) {
-	out := "Running 1s test\n  Socket errors: connect 1, read 2, write 3, timeout 4\n  815 requests in 2.00s, 12.44MB read\n"
-	if got, err := parseWrk(out); err != nil || got != (Web{815, 10, 4}) {
+	out := "Running 1s test\n  Latency Distribution\n     50%  636.00us\n     99%    1.06ms\n  Socket errors: connect 1, read 2, write 3, timeout 4\n  815 requests in 2.00s, 12.44MB read\n"
+	if got, err := parseWrk(out); err != nil || got != (Web{Requests: 815, Errors: 10, Timeouts: 4, P50: 636 * time.Microsecond, P99: 1060 * time.Microsecond}) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, bad := range []string{"", "x requests in 1s", "Socket errors: connect"} {
+	for _, bad := range []string{"", "x requests in 1s", "Socket errors: connect", "50% fast"} {
 		if got, err := parseWrk(bad); err == nil {
 			t.Errorf("parseWrk(%q) = %+v", bad, got)
 		}

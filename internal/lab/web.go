@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -59,6 +60,8 @@ type Web struct {
 	Errors   int // of sockets, of any kind
 	// Timeouts are among the errors.
 	Timeouts int
+	// P50 and P99 are latencies, of paced requests only.
+	P50, P99 time.Duration
 }
 
 // Wrk asks for the page again and again over so many connections for a time of
@@ -73,8 +76,35 @@ func (h *Host) Wrk(target netip.AddrPort, connections int, lasting time.Duration
 	return parseWrk(out)
 }
 
+// WrkPaced asks for the page on so many connections, on each again some time after
+// the answer, for at most two minutes. patience is how long an answer may take.
+// That no answer came at all is no error.
+func (h *Host) WrkPaced(target netip.AddrPort, connections int, pause, patience, lasting time.Duration) (Web, error) {
+	h.t.Helper()
+	script := filepath.Join(h.t.TempDir(), "pace.lua")
+	text := fmt.Sprintf("function delay() return %d end\n", pause.Milliseconds())
+	if err := os.WriteFile(script, []byte(text), 0o644); err != nil {
+		return Web{}, err
+	}
+	seconds := min(max(int(lasting/time.Second), 1), 120)
+	out, err := h.TryExec("wrk", "-t1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds)+"s", "--latency",
+		"--timeout", strconv.Itoa(int(patience/time.Second))+"s", "-s", script, "http://"+target.String()+"/")
+	if err != nil {
+		return Web{}, err
+	}
+	w, err := parseWrk(out)
+	if errors.Is(err, errNoRequest) {
+		err = nil
+	}
+	return w, err
+}
+
+var errNoRequest = errors.New("wrk made no request")
+
 // parseWrk reads the lines
 //
+//	50%  636.00us
+//	99%    1.06ms
 //	81519 requests in 2.00s, 12.44MB read
 //	Socket errors: connect 0, read 3, write 0, timeout 1
 func parseWrk(out string) (w Web, err error) {
@@ -85,11 +115,18 @@ func parseWrk(out string) (w Web, err error) {
 				return w, fmt.Errorf("wrk: %q: %w", line, err)
 			}
 		}
-		errors, ok := strings.CutPrefix(line, "Socket errors: ")
+		for percent, to := range map[string]*time.Duration{"50%": &w.P50, "99%": &w.P99} {
+			if v, ok := strings.CutPrefix(line, percent); ok {
+				if *to, err = time.ParseDuration(strings.TrimSpace(v)); err != nil {
+					return w, fmt.Errorf("wrk: %q: %w", line, err)
+				}
+			}
+		}
+		failed, ok := strings.CutPrefix(line, "Socket errors: ")
 		if !ok {
 			continue
 		}
-		for part := range strings.SplitSeq(errors, ", ") {
+		for part := range strings.SplitSeq(failed, ", ") {
 			kind, count, _ := strings.Cut(part, " ")
 			n, err := strconv.Atoi(count)
 			if err != nil {
@@ -102,7 +139,7 @@ func parseWrk(out string) (w Web, err error) {
 		}
 	}
 	if w.Requests == 0 {
-		return w, fmt.Errorf("wrk made no request: %s", firstLines(out, 8))
+		return w, fmt.Errorf("%w: %s", errNoRequest, firstLines(out, 8))
 	}
 	return w, nil
 }

@@ -85,6 +85,7 @@ func prepare(t testing.TB, s *Scenario, p Params, limits *lab.Limits) *field {
 	f.server.ServeTCP(echoPort, lab.Echo)
 	f.server.ServeTCP(bulkPort, lab.Flow)
 	f.server.ServeUDP(udpPort)
+	f.server.ServeDNS(dnsPort)
 	f.server.Hold(trapPort, 600_000)
 	return f
 }

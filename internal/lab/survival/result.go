@@ -38,6 +38,11 @@ type Result struct {
 	// was below, -1 if it never came back.
 	RecoverySeconds int `json:"recovery_seconds"`
 
+	// Wrk and Dig are what these programs saw during the attack: pages on
+	// connections of their own, and names.
+	Wrk tally `json:"wrk"`
+	Dig tally `json:"dig"`
+
 	Active alive `json:"active"`
 	// Beats are those with a message every eight seconds.
 	Beats alive `json:"beats"`
@@ -108,8 +113,9 @@ func Read(r io.Reader) (list []Result, err error) {
 
 // String is for the log of a run.
 func (r *Result) String() string {
-	s := fmt.Sprintf("%s, %s: new %d/%d (p50 %.1f ms, p99 %.1f ms), active %d/%d, beats %d/%d, idle %d/%d and aged %d/%d, touched %d/%d, logins %d/%d in %.1f s, session %v, refused %d, early drop %d, peak %d of %d, attack %+v",
-		r.Scenario, r.Defence, r.New.OK, r.New.Asked, r.New.P50, r.New.P99, r.Active.Alive, r.Active.Held, r.Beats.Alive, r.Beats.Held, r.Fresh.Alive, r.Fresh.Held,
+	s := fmt.Sprintf("%s, %s: new %d/%d (p50 %.1f ms, p99 %.1f ms), wrk %d/%d (p99 %.1f ms), dig %d/%d (p99 %.1f ms), active %d/%d, beats %d/%d, idle %d/%d and aged %d/%d, touched %d/%d, logins %d/%d in %.1f s, session %v, refused %d, early drop %d, peak %d of %d, attack %+v",
+		r.Scenario, r.Defence, r.New.OK, r.New.Asked, r.New.P50, r.New.P99,
+		r.Wrk.OK, r.Wrk.Asked, r.Wrk.P99, r.Dig.OK, r.Dig.Asked, r.Dig.P99, r.Active.Alive, r.Active.Held, r.Beats.Alive, r.Beats.Held, r.Fresh.Alive, r.Fresh.Held,
 		r.Aged.Alive, r.Aged.Held, r.Touched, r.Looked, r.Logins.Alive, r.Logins.Held, r.LoginWorst, r.Session,
 		r.Refused, r.EarlyDrop, r.Peak, r.PeakMax, r.Reached)
 	if r.Defence.ours() {

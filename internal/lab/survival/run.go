@@ -61,6 +61,10 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	spent := wall.cost()
 	watch := watchPeak(f)
 	logins := f.logins(office, p.Attack)
+	var tools *programs
+	if !p.Plain {
+		tools = startPrograms(f, p.Attack, f.user)
+	}
 	r.Reached = f.attack(s, p.Attack)
 	began := start
 	if s.Prefill == nil && !r.Reached.began.IsZero() {
@@ -70,6 +74,12 @@ func Run(t testing.TB, held *lab.Limits, s *Scenario, d Defence, p Params) (r Re
 	after := f.guarded.ConntrackStats()
 	used := wall.cost()
 	r.Logins, r.LoginWorst = (<-logins).tally()
+	if tools != nil {
+		var err error
+		if r.Wrk, r.Dig, err = tools.stop(); err != nil {
+			t.Errorf("survival: wrk: %v", err)
+		}
+	}
 	r.Touched, r.Looked = h.touched(before, time.Since(start))
 	list, err := people.stop()
 	if err != nil {

@@ -26,7 +26,7 @@ func TestScaled(t *testing.T) {
 		p.Users, p.Active, p.Idle, p.Streams, p.Bulk, p.Beats = 10, 6, 20, 2, 1, 6
 		names = []string{"1-syn-flood", "3-handshakes-1000", "3-gateway-1000"}
 	} else {
-		lab.Require(t, "conntrack", "nginx", "ssh", "/usr/sbin/sshd")
+		lab.Require(t, "conntrack", "nginx", "wrk", "dig", "ssh", "/usr/sbin/sshd")
 	}
 	limits := lab.ExclusiveLimits(t)
 	for _, name := range names {

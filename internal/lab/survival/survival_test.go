@@ -34,7 +34,7 @@ func TestMatrix(t *testing.T) {
 	if *wantRuns == 0 {
 		t.Skip("long: make survival")
 	}
-	lab.Require(t, "conntrack", "nginx", "ssh", "/usr/sbin/sshd")
+	lab.Require(t, "conntrack", "nginx", "wrk", "dig", "ssh", "/usr/sbin/sshd")
 	p := Full()
 	p.Attack, p.Peace = time.Duration(*wantSeconds)*time.Second, time.Duration(*wantPeace)*time.Second
 	p.Max, p.Packets, p.Handshakes, p.Accounting = *wantMax, *wantPackets, *wantShakes, *wantAcct

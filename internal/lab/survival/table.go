@@ -29,8 +29,8 @@ func Table(list []Result) string {
 		if head := c.head(); head != last {
 			last = head
 			fmt.Fprintf(&b, "\n**%s**\n\n", head)
-			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | active | beats | idle | touched | logins | refused | back after | detected | first act | guard's core, MiB | attack/s | load |\n")
-			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+			b.WriteString("| defence | runs | new: worst, median | p50, p99 ms | wrk, dig | active | beats | idle | touched | logins | refused | back after | detected | first act | guard's core, MiB | attack/s | load |\n")
+			b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 		}
 		b.WriteString(c.row())
 	}
@@ -105,8 +105,8 @@ func (c *cell) row() string {
 	if s := c.recovery(); s >= 0 {
 		back = fmt.Sprintf("%d s", s)
 	}
-	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s | %s | %.0f |\n",
-		c.defence, len(c.runs), percent(c.worst()), percent(c.median()), latency,
+	return fmt.Sprintf("| %s | %d | %s, %s | %s | %s | %s | %s | %s | %d/%d | %s | %s | %s | %s | %s | %s | %s | %.0f |\n",
+		c.defence, len(c.runs), percent(c.worst()), percent(c.median()), latency, c.programs(),
 		c.sum(func(r Result) alive { return r.Active }), c.sum(func(r Result) alive { return r.Beats }), c.sum(func(r Result) alive { return r.idle() }), touched, looked,
 		c.sum(func(r Result) alive { return r.Logins }), thousands(int(refused[len(refused)/2])), back, level, first, own, c.rate(), c.worstOf(func(r Result) float64 { return r.Load }))
 }
@@ -118,6 +118,16 @@ func (c *cell) sorted(f func(Result) float64) (list []float64) {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// programs is the share of pages that wrk got and of names that dig did, in the
+// worst run.
+func (c *cell) programs() string {
+	if c.worstOf(func(r Result) float64 { return float64(r.Dig.Asked) }) == 0 {
+		return "–"
+	}
+	return percent(c.sorted(func(r Result) float64 { return r.Wrk.share() })[0]) + ", " +
+		percent(c.sorted(func(r Result) float64 { return r.Dig.share() })[0])
 }
 
 func success(r Result) float64 {
