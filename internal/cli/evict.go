@@ -98,7 +98,7 @@ func (e *evictor) run(ctx context.Context) (err error) {
 	if err := e.check(); err != nil {
 		return err
 	}
-	if e.table, err = openTable(e.env, e.sel.netns); err != nil {
+	if e.table, err = e.sel.open(e.env); err != nil {
 		return err
 	}
 	defer e.table.Close()

@@ -80,7 +80,7 @@ func (l *lister) run(cmd *cobra.Command) (err error) {
 	if l.top < 0 {
 		return errors.New("--top is a number of lines")
 	}
-	if l.table, err = openTable(l.env, l.sel.netns); err != nil {
+	if l.table, err = l.sel.open(l.env); err != nil {
 		return err
 	}
 	defer l.table.Close()

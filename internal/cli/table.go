@@ -23,11 +23,13 @@ import (
 type selection struct {
 	flags flowexpr.Flags
 	netns string
+	noBPF bool
 }
 
 func (s *selection) register(fs *pflag.FlagSet) {
 	o := &s.flags
 	fs.StringVar(&s.netns, "netns", "", "network namespace: a name, a process id or a path")
+	fs.BoolVar(&s.noBPF, "no-bpf", false, "read through ctnetlink alone; large tables are read several times faster by a BPF program, which is loaded for that long")
 	fs.StringVarP(&o.Family, "family", "f", "", "ipv4 or ipv6; both by default")
 	fs.StringVarP(&o.Proto, "proto", "p", "", "protocols, by name or number")
 	fs.StringVarP(&o.Src, "src", "s", "", "original source: addresses and prefixes")
@@ -74,6 +76,8 @@ type table struct {
 	*ctnl.Conn
 	ref string
 	id  identity
+	// walk allows readings that remove no expired entries and load a BPF program.
+	walk bool
 	// timeouts are nil where idle times cannot be told; whyNot says why.
 	timeouts *ct.Timeouts
 	whyNot   string
@@ -85,6 +89,16 @@ type identity struct {
 	Host   string    `json:"host"`
 	Kernel string    `json:"kernel"`
 	Netns  ct.Netns  `json:"netns"`
+}
+
+// open opens the table that the selection is of.
+func (s *selection) open(env *Env) (*table, error) {
+	t, err := openTable(env, s.netns)
+	if err != nil {
+		return nil, err
+	}
+	t.walk = !s.noBPF
+	return t, nil
 }
 
 func openTable(env *Env, ref string) (*table, error) {
@@ -198,7 +212,7 @@ func (t *table) each(ctx context.Context, sel *flowexpr.Filter, at *flowexpr.Con
 		return ctnl.Summary{}, nil
 	}
 	match := func(f *ct.Flow) bool { return sel.Match(f, at) }
-	q := ctnl.Query{Filter: kernelFilter(sel.Kernel()), Walk: true, WithoutID: !ids}
+	q := ctnl.Query{Filter: kernelFilter(sel.Kernel()), Walk: t.walk, WithoutID: !ids}
 	switch {
 	case sel.Uses("id"):
 		q.WithoutID = false
@@ -220,6 +234,9 @@ func warnShort(env *Env, s *ctnl.Summary) {
 	case s.Resized():
 		fmt.Fprintf(env.Stderr, "ctwarden: the table was resized from %d to %d buckets while it was read: entries may be missing\n",
 			s.BucketsBefore, s.BucketsAfter)
+	case s.Expired > int(s.CountBefore)/100:
+		fmt.Fprintf(env.Stderr, "ctwarden: %d of %d entries have expired and are not shown; they count against the limit until the kernel removes them\n",
+			s.Expired, s.CountBefore)
 	case n > 0 && n > int(s.CountBefore)/100:
 		fmt.Fprintf(env.Stderr, "ctwarden: %d of %d entries were not shown: expired, still on their way, or gone meanwhile\n",
 			n, s.CountBefore)

@@ -69,7 +69,7 @@ func (t *topper) run(ctx context.Context) error {
 	case t.panel < 100 || t.panel > 1_000_000:
 		return errors.New("--panel is 100 to 1000000 entries")
 	}
-	tab, err := openTable(t.env, t.sel.netns)
+	tab, err := t.sel.open(t.env)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (s *topSource) readPanel(ctx context.Context, now time.Time, r *tui.Reading
 	}
 	r.Flows = s.buffers[1]
 	more := true
-	sum, err := s.table.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {
+	sum, err := s.table.Dump(ctx, ctnl.Query{Walk: s.table.walk}, func(f *ct.Flow) error {
 		if old != nil {
 			old.Second(f, elapsed)
 		}

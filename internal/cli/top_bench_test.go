@@ -29,7 +29,7 @@ func BenchmarkTop(b *testing.B) {
 	h := lab.NewHost(b, "top")
 	h.Fill(lab.Class{Count: n, State: ct.TCPEstablished, Status: ct.StatusSeenReply | ct.StatusAssured})
 	env := &Env{Now: time.Now, Getenv: func(string) string { return "" }}
-	tab, err := openTable(env, h.Name)
+	tab, err := (&selection{netns: h.Name}).open(env)
 	if err != nil {
 		b.Fatal(err)
 	}

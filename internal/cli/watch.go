@@ -80,7 +80,7 @@ func (w *watcher) run(ctx context.Context) (err error) {
 	if err := w.check(); err != nil {
 		return err
 	}
-	if w.table, err = openTable(w.env, w.sel.netns); err != nil {
+	if w.table, err = w.sel.open(w.env); err != nil {
 		return err
 	}
 	defer w.table.Close()

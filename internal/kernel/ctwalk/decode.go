@@ -26,14 +26,10 @@ func (d *decoder) records(b []byte, jiffies uint64) error {
 	w := d.w
 	for len(b) > 0 {
 		ext := int(word(b, rExt))
-		size := align8(w.rec.fixed + ext)
+		size := align8(w.rec.ext + ext)
 		r := b[:size]
 		b = b[size:]
 		if d.repeated(r) {
-			continue
-		}
-		if !w.steady(r) {
-			d.sum.Changed++
 			continue
 		}
 		left := int32(native.Uint32(r[w.rec.conn+w.layout.conn.timeout:]) - uint32(jiffies))
@@ -70,21 +66,6 @@ func (d *decoder) repeated(r []byte) bool {
 	}
 	w.same = append(w.same, conn)
 	return false
-}
-
-// steady reports whether the entry was the same one from the beginning of its
-// reading to the end, and in the table: struct nf_conn is SLAB_TYPESAFE_BY_RCU
-// and may be given to another flow at any moment.
-func (w *Walker) steady(r []byte) bool {
-	c := &w.layout.conn
-	a, b := r[w.rec.conn:], r[w.rec.second:]
-	same := func(at, n int) bool { return bytes.Equal(a[at:at+n], b[at:at+n]) }
-	orig := c.hash + w.layout.tuple.at
-	reply := orig + c.hashSize
-	const confirmed, dying = uint64(ct.StatusConfirmed), uint64(ct.StatusDying)
-	return same(orig, w.layout.tuple.size) && same(reply, w.layout.tuple.size) && same(c.net, 8) && same(c.ext, 8) && same(c.master, 8) &&
-		word(a, c.status)&(confirmed|dying) == confirmed && word(b, c.status)&(confirmed|dying) == confirmed &&
-		native.Uint32(b[c.use:]) != 0
 }
 
 // decode fills the flow as ctnetlink_fill_info would show the entry.

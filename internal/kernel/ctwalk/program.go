@@ -6,6 +6,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/ctwarden/ctwarden/ct"
 )
 
 // A slot is one value of the map: words that both sides read and write, then
@@ -22,15 +24,16 @@ const (
 
 // Words of a slot, by their offset.
 const (
-	wHash   = 8 * iota // address of the first bucket
-	wBucket            // the next bucket to read
-	wEnd               // the bucket to stop before
-	wNet               // address of the namespace, or 0 for all
-	wNode              // the next node of the bucket that is being read
-	wUsed              // bytes of records
-	wMark              // bytes of records when this bucket was begun
-	wAgain             // how often a bucket was begun anew
-	wState             // how the run ended
+	wHash    = 8 * iota // address of the first bucket
+	wBucket             // the next bucket to read
+	wEnd                // the bucket to stop before
+	wNet                // address of the namespace, or 0 for all
+	wNode               // the next node of the bucket that is being read
+	wUsed               // bytes of records
+	wMark               // bytes of records when this bucket was begun
+	wAgain              // how often a bucket was begun anew
+	wChanged            // how many entries were not the same to the end
+	wState              // how the run ended
 	wStatusMask
 	wStatus
 	wMarkMask
@@ -66,15 +69,13 @@ const (
 
 const peekMax = 256
 
-// record says how the parts of a record lie behind each other: the entry, the
-// first part of it once more, copied last, and the extensions.
-type record struct{ conn, second, secondLen, ext, fixed, longest int }
+// record says how the parts of a record lie behind each other: the entry, and
+// the extensions.
+type record struct{ conn, ext, longest int }
 
 func (l *layout) record() record {
-	conn := align8(l.conn.size)
-	second := align8(l.conn.ext + 8)
-	return record{conn: rHead, second: rHead + conn, secondLen: second, ext: rHead + conn + second,
-		fixed: rHead + conn + second, longest: rHead + conn + second + maxExt}
+	ext := rHead + align8(l.conn.size)
+	return record{conn: rHead, ext: ext, longest: ext + maxExt}
 }
 
 func align8(n int) int { return (n + 7) &^ 7 }
@@ -224,6 +225,7 @@ func (a *assembler) step() asm.Instructions {
 	ins = append(ins, a.entry()...)
 	ins = append(ins, a.wanted()...)
 	ins = append(ins, a.extensions()...)
+	ins = append(ins, a.steady()...)
 	ins = append(ins, a.finish()...)
 	ins = append(ins, ret("next", 0)...)
 	ins = append(ins, write(wState, stateFull).WithSymbol("full"), asm.Ja.Label("stop"),
@@ -328,18 +330,42 @@ func (a *assembler) extensions() asm.Instructions {
 		asm.JNE.Imm(asm.R0, 0, "fault"))
 }
 
-// finish copies the beginning of the entry once more, so that it can be told
-// whether it was still the same entry after all of it had been read.
+// steady looks at the entry once more, and passes over it unless it was the same
+// one from the beginning of its reading to the end, and in the table: struct
+// nf_conn is SLAB_TYPESAFE_BY_RCU and may be given to another flow at any moment.
+func (a *assembler) steady() asm.Instructions {
+	c := &a.l.conn
+	const stack = -maxHead - maxSecond
+	words := []int{c.net, c.ext, c.master}
+	for dir := range 2 {
+		for at := 0; at < a.l.tuple.size; at += 8 {
+			words = append(words, c.hash+dir*c.hashSize+a.l.tuple.at+at)
+		}
+	}
+	again := func(at int) asm.Instruction { return asm.LoadMem(asm.R1, asm.RFP, int16(stack+at), asm.DWord) }
+	ins := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("noext")}
+	ins = append(ins, a.copyTo(asm.RFP, stack, align8(c.ext+8), asm.R7, "fault")...)
+	for _, at := range words {
+		ins = append(ins, again(at), asm.LoadMem(asm.R2, asm.R9, int16(a.r.conn+at), asm.DWord), asm.JNE.Reg(asm.R1, asm.R2, "changed"))
+	}
+	const confirmed, dying = int32(ct.StatusConfirmed), int32(ct.StatusDying)
+	for _, status := range []asm.Instruction{again(c.status), asm.LoadMem(asm.R1, asm.R9, int16(a.r.conn+c.status), asm.DWord)} {
+		ins = append(ins, status, asm.And.Imm(asm.R1, confirmed|dying), asm.JNE.Imm(asm.R1, confirmed, "changed"))
+	}
+	return append(ins, asm.LoadMem(asm.R1, asm.RFP, int16(stack+c.use), asm.Word), asm.JEq.Imm(asm.R1, 0, "changed"))
+}
+
+// finish makes a record of the entry.
 func (a *assembler) finish() asm.Instructions {
-	ins := asm.Instructions{
-		asm.StoreMem(asm.R9, rExt, asm.R8, asm.DWord).WithSymbol("noext"),
+	return asm.Instructions{
+		asm.StoreMem(asm.R9, rExt, asm.R8, asm.DWord),
 		asm.StoreMem(asm.R9, rConn, asm.R7, asm.DWord),
 		get(asm.R1, wBucket), asm.StoreMem(asm.R9, rBucket, asm.R1, asm.DWord),
+		asm.Add.Imm(asm.R8, int32(7+a.r.ext)), asm.And.Imm(asm.R8, -8),
+		get(asm.R1, wUsed), asm.Add.Reg(asm.R1, asm.R8), put(wUsed, asm.R1),
+		asm.Ja.Label("next"),
+		get(asm.R1, wChanged).WithSymbol("changed"), asm.Add.Imm(asm.R1, 1), put(wChanged, asm.R1),
 	}
-	ins = append(ins, a.copyTo(asm.R9, a.r.second, a.r.secondLen, asm.R7, "fault")...)
-	return append(ins,
-		asm.Add.Imm(asm.R8, int32(7+a.r.fixed)), asm.And.Imm(asm.R8, -8),
-		get(asm.R1, wUsed), asm.Add.Reg(asm.R1, asm.R8), put(wUsed, asm.R1))
 }
 
 // peek reads up to peekMax bytes of kernel memory.

@@ -20,6 +20,7 @@ type result struct {
 	slot, used int
 	jiffies    uint64
 	again      int
+	changed    int
 	resized    bool
 	err        error
 }
@@ -84,6 +85,7 @@ func (p *progress) run(slot int) (r result, more bool) {
 			}
 			continue
 		}
+		r.changed += int(word(s, wChanged))
 		r.used, r.jiffies = int(word(s, wUsed)), word(s, wJiffies)
 		if at := word(s, wBucket); at != p.next {
 			p.next = at
@@ -102,6 +104,7 @@ func (p *progress) fill(s []byte) {
 	setWord(s, wEnd, p.table.buckets)
 	setWord(s, wNet, p.net)
 	setWord(s, wAgain, 0)
+	setWord(s, wChanged, 0)
 	setWord(s, wStatusMask, uint64(p.q.StatusMask))
 	setWord(s, wStatus, uint64(p.q.Status&p.q.StatusMask))
 	setWord(s, wMarkMask, uint64(p.q.MarkMask))

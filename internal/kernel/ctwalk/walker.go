@@ -220,7 +220,7 @@ func (w *Walker) walkRecords(ctx context.Context, q *Query, fn func(*ct.Flow) er
 	d := decoder{w: w, q: q, fn: fn, see: see, sum: &s}
 	for r := range out {
 		s.Resized = s.Resized || r.resized
-		s.Again += r.again
+		s.Again, s.Changed = s.Again+r.again, s.Changed+r.changed
 		if r.err != nil {
 			return s, r.err
 		}
