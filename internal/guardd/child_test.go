@@ -66,6 +66,10 @@ type script struct {
 	Real bool
 	// Config is a file that is read, and read anew on SIGHUP.
 	Config string
+	// FlushAt is a fault point at which somebody empties the table, SmallBuffers
+	// leaves no room for what the kernel then answers.
+	FlushAt      string
+	SmallBuffers bool
 	// Repeat goes through the actions for ever.
 	Repeat bool
 }
@@ -87,6 +91,9 @@ func runChild(text string) int {
 	c := guard.DefaultConfig()
 	c.Enforce = s.Enforce
 	o := Options{Netns: s.Netns, StateDir: s.State, RunDir: s.Run, Config: c, Log: os.Stderr}
+	if s.SmallBuffers {
+		o.netlinkBufferBytes = 1 // the kernel makes it its least, some two thousand
+	}
 	if s.Config != "" {
 		o.Reload = func() (guard.Config, error) {
 			b, err := os.ReadFile(s.Config)
@@ -114,6 +121,11 @@ func runChild(text string) int {
 		defer mu.Unlock()
 		n++
 		fmt.Fprintf(os.Stderr, "point %d %s\n", n, point)
+		if point == s.FlushAt {
+			if out, err := exec.Command("ip", "netns", "exec", s.Netns, "conntrack", "-F").CombinedOutput(); err != nil {
+				fmt.Fprintf(os.Stderr, "error: %v: %s\n", err, out)
+			}
+		}
 		if n == s.KillAt {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}

@@ -18,7 +18,7 @@ func TestOtherKernels(t *testing.T) {
 		if k.Series != "5.10" && os.Getenv("CTWARDEN_LONG") == "" {
 			t.Skip("long: make kernels")
 		}
-		k.Run(t, vm.Options{Package: "./internal/guardd", Run: "^Test(RaisesAndRestoresMax|KilledAtEveryPoint|GuestClockSteps)$",
+		k.Run(t, vm.Options{Package: "./internal/guardd", Run: "^Test(RaisesAndRestoresMax|KilledAtEveryPoint|GuestClockSteps|AnswersAreLost)$",
 			Modules:  append([]string{"nft_objref"}, vm.NetfilterModules...),
 			Load:     []string{"nf_conntrack", "nf_conntrack_netlink", "nf_tables"},
 			Env:      []string{"CTWARDEN_LONG=" + os.Getenv("CTWARDEN_LONG")},

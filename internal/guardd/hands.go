@@ -45,6 +45,8 @@ type hands struct {
 	ref    func() string
 	around func() *around
 	ssh    string
+	// bufferBytes is the receive buffer of sockets that write, 0 for the default.
+	bufferBytes int
 
 	limits limits
 	ledger *ledger
@@ -68,7 +70,7 @@ type hands struct {
 const queued = 64
 
 func newHands(l *logger, o *Options, clock func() time.Duration) *hands {
-	return &hands{log: l, fault: o.Fault, clock: clock, ssh: o.SSHConnection, ring: func() {},
+	return &hands{log: l, fault: o.Fault, clock: clock, ssh: o.SSHConnection, bufferBytes: o.netlinkBufferBytes, ring: func() {},
 		queue: make(chan guard.Action, queued), results: make(chan guard.Result, 2*queued)}
 }
 
@@ -333,8 +335,13 @@ func (h *hands) dropTable() error {
 	return err
 }
 
+// dial opens a socket for changes.
+func (h *hands) dial() (*ctnl.Conn, error) {
+	return ctnl.Dial(ctnl.Options{Netns: h.ref(), ReceiveBufferBytes: h.bufferBytes})
+}
+
 func (h *hands) reap(ctx context.Context) error {
-	c, err := ctnl.Dial(ctnl.Options{Netns: h.ref()})
+	c, err := h.dial()
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,9 @@ type Options struct {
 	NewPolicy func(guard.Config, guard.Surroundings) Policy
 	Disk      disk.FS
 	Fault     func(point string)
+	// netlinkBufferBytes is the receive buffer of the sockets that write, 0 for
+	// the default.
+	netlinkBufferBytes int
 }
 
 // Errors on which callers decide.

@@ -50,7 +50,7 @@ func (p *probation) run() (r guard.Result) {
 	if r.Err = p.waitTurn(); r.Err != nil {
 		return r
 	}
-	if p.conn, r.Err = ctnl.Dial(ctnl.Options{Netns: p.h.ref()}); r.Err != nil {
+	if p.conn, r.Err = p.h.dial(); r.Err != nil {
 		return r
 	}
 	defer p.conn.Close()
