@@ -78,8 +78,14 @@ sim-hour:
 # installed. Needs 6 GB of disk, 8 GB of memory and ten minutes.
 BENCH_SIM ?= 65536,1048576,10000000
 bench-sim:
-	CTWARDEN_BENCH_SIM=$(BENCH_SIM) $(GO) test -count 1 -timeout 120m -run '^TestBench$$' ./internal/simulate/bench -v
+	CTWARDEN_BENCH_SIM=$(BENCH_SIM) $(GO) test -pgo=$(CURDIR)/cmd/ctwarden/default.pgo -count 1 -timeout 120m -run '^TestBench$$' ./internal/simulate/bench -v
 	$(GO) test -count 1 ./sim -run '^$$' -bench . -benchmem -timeout 30m -sim.live $(BENCH_SIM)
+
+# The profile that the program is compiled by (profile-guided optimization): the
+# model's hot path. To be made anew when that has changed.
+.PHONY: pgo
+pgo:
+	$(GO) test -run '^$$' -bench '^BenchmarkCapture$$' -benchtime 8x -cpuprofile cmd/ctwarden/default.pgo -o bin/profile.test ./internal/simulate/bench
 
 # The scenes of check, the guard and its table, on every Debian kernel under qemu. As root.
 .PHONY: kernels
