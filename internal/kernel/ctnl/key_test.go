@@ -87,7 +87,7 @@ func TestOneDeletion(t *testing.T) {
 					}
 				case *ast.AssignStmt:
 					for _, l := range n.Lhs {
-						if sel, ok := l.(*ast.SelectorExpr); ok && sel.Sel.Name == "kind" && fn.Name.Name != "KeyOf" {
+						if sel, ok := l.(*ast.SelectorExpr); ok && sel.Sel.Name == "kind" && fn.Name.Name != "keyOf" {
 							t.Errorf("%s sets the kind of a key", fn.Name.Name)
 						}
 					}
@@ -96,7 +96,7 @@ func TestOneDeletion(t *testing.T) {
 			})
 		}
 	}
-	if !reflect.DeepEqual(deletions, []string{"Delete"}) || !reflect.DeepEqual(keys, []string{"KeyOf"}) {
+	if !reflect.DeepEqual(deletions, []string{"Delete"}) || !reflect.DeepEqual(keys, []string{"keyOf"}) {
 		t.Errorf("deletions begun by %q, keys made by %q", deletions, keys)
 	}
 }

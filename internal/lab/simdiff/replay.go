@@ -30,6 +30,10 @@ type replay struct {
 	// fragments: the capture holds fragments.
 	fragments bool
 
+	// late holds back packets, by their number: each is played right after the
+	// packet of the number given.
+	late map[int]int
+
 	table   *sim.Table
 	made    map[ct.Tuple]int  // entries of each original tuple so far
 	busy    map[ct.Tuple]bool // had packets while the kernel's table was read
@@ -85,6 +89,7 @@ func (r *replay) play(c *capture.Reader, until, noted time.Time) error {
 	r.busy = map[ct.Tuple]bool{}
 	end, last := sim.Time(until.UnixNano()), sim.Time(noted.UnixNano())
 	var p sim.Packet
+	held := map[int]sim.Packet{}
 	for {
 		at, err := c.Next(&p)
 		switch {
@@ -97,12 +102,23 @@ func (r *replay) play(c *capture.Reader, until, noted time.Time) error {
 			r.busy[p.Tuple] = true
 			continue
 		}
-		r.packets++
 		r.place(&p, c.Hops())
-		res := r.table.Packet(at, &p)
-		if r.history != nil {
-			r.history(at, &p, res)
+		if after, ok := r.late[r.packets]; ok {
+			held[after] = p
+		} else {
+			r.playOne(at, &p)
 		}
+		if p, ok := held[r.packets]; ok {
+			r.playOne(at, &p)
+		}
+		r.packets++
+	}
+}
+
+func (r *replay) playOne(at sim.Time, p *sim.Packet) {
+	res := r.table.Packet(at, p)
+	if r.history != nil {
+		r.history(at, p, res)
 	}
 }
 
