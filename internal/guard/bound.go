@@ -21,15 +21,22 @@ func Ceiling(c *Config, before, entryBytes, availableBytes int64, busyNamespaces
 	return max(n, before)
 }
 
+// Refusals a second that early drop may leave: fewRefusals where anything but a
+// higher limit would have to help, for users' SYNs are sent again; almostNone
+// where the limit can be raised, which harms nobody.
+const (
+	fewRefusals = 0.1
+	almostNone  = 0.005
+)
+
 // reserve is how many entries must be free or disposable at the limit so that
-// the kernel's early drop keeps refusals below one in ten seconds at a rate of
-// new flows: see [ct.EarlyDropOdds]. It is more than limit where no number of
-// them would do.
-func reserve(v ct.KernelVersion, perSecond float64, limit, buckets int64) int64 {
+// the kernel's early drop keeps refusals a second below a number at a rate of
+// new flows: see [ct.EarlyDropOdds]. It is [noReserve] where no number of them
+// would do.
+func reserve(v ct.KernelVersion, perSecond, refusals float64, limit, buckets int64) int64 {
 	if limit <= 0 || buckets <= 0 {
 		return 0
 	}
-	const refusals = 0.1 // a second
 	if perSecond <= refusals {
 		return 0
 	}
@@ -37,7 +44,7 @@ func reserve(v ct.KernelVersion, perSecond float64, limit, buckets int64) int64 
 		return perSecond*(1-ct.EarlyDropOdds(v, float64(n)/float64(limit), limit, buckets)) < refusals
 	}
 	if !enough(limit) {
-		return math.MaxInt32
+		return noReserve
 	}
 	lo, hi := int64(0), limit
 	for lo < hi {
@@ -49,6 +56,9 @@ func reserve(v ct.KernelVersion, perSecond float64, limit, buckets int64) int64 
 	}
 	return lo
 }
+
+// noReserve is more than any limit.
+const noReserve = math.MaxInt32
 
 // maxMin is the largest share s for which all demands, each cut to s, fit in
 // the capacity: what the small ones leave is shared by the large ones.

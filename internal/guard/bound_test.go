@@ -23,22 +23,28 @@ func TestCeiling(t *testing.T) {
 }
 
 // TestReserve compares with the odds that the reserve is made of: with it fewer
-// than one newcomer in ten seconds is refused, with a little less more are.
+// newcomers are refused than may be, with a little less more are.
 func TestReserve(t *testing.T) {
 	v := ct.KernelVersion{Major: 6, Minor: 18}
-	for _, perSecond := range []float64{1, 100, 80_000} {
-		n := reserve(v, perSecond, 262_144, 262_144)
-		refused := func(n int64) float64 {
-			return perSecond * (1 - ct.EarlyDropOdds(v, float64(n)/262_144, 262_144, 262_144))
-		}
-		if refused(n) > 0.1 || refused(n-1) < 0.1 {
-			t.Errorf("%g/s: reserve %d refuses %g/s, one less %g/s", perSecond, n, refused(n), refused(n-1))
+	const limit = 262_144
+	for _, few := range []float64{fewRefusals, almostNone} {
+		for _, perSecond := range []float64{1, 100, 80_000} {
+			n := reserve(v, perSecond, few, limit, limit/2)
+			refused := func(n int64) float64 {
+				return perSecond * (1 - ct.EarlyDropOdds(v, float64(n)/limit, limit, limit/2))
+			}
+			if refused(n) > few || refused(n-1) < few {
+				t.Errorf("%g/s: reserve %d refuses %g/s, one less %g/s, and %g are allowed", perSecond, n, refused(n), refused(n-1), few)
+			}
 		}
 	}
-	if n := reserve(v, 80_000, 5_000, 262_144); n <= 5_000 {
+	if n := reserve(v, 80_000, fewRefusals, 5_000, 262_144); n != noReserve {
 		t.Errorf("5,000 entries in 262,144 buckets: a reserve of %d is said to do", n)
 	}
-	if n := reserve(v, 0, 5_000, 262_144); n != 0 {
+	if n := reserve(v, 80_000, almostNone, 20_000, 20_000); n != noReserve {
+		t.Errorf("20,000 entries in 20,000 buckets: a reserve of %d is said to keep nearly everything out of chance's hands", n)
+	}
+	if n := reserve(v, 0, fewRefusals, 5_000, 262_144); n != 0 {
 		t.Errorf("no newcomers need a reserve of %d", n)
 	}
 }

@@ -23,6 +23,9 @@ type limitState struct {
 	// we have not; shrunk is set once they were made fewer.
 	bucketsBefore int64
 	shrunk        bool
+	// slight: it was raised only to leave less to chance, in a table that the
+	// kernel copes with.
+	slight bool
 }
 
 // take learns max and notices writes of others.
@@ -90,11 +93,14 @@ func (p *Policy) headroom(r *Reading, o *outlook) []*Action {
 		return nil
 	}
 	l.calmAt = 0
-	if p.level < Pressure || !p.threatened(o) || !p.free(KindMax, r.At) || p.exhausted(r) {
+	if p.level < Pressure || !p.threatened(o) && !o.tight || !p.free(KindMax, r.At) || p.exhausted(r) {
 		return nil
 	}
 	locked, rate := p.trend.unevictable()
 	need := int64(locked+rate*horizon.Seconds()) + o.reserve
+	if o.tight {
+		need = r.Max + 1 // a step at a time
+	}
 	if !p.trend.assuredKnown {
 		need = max(need, r.Count+int64(o.arrivals*horizon.Seconds()))
 	}
@@ -108,6 +114,7 @@ func (p *Policy) headroom(r *Reading, o *outlook) []*Action {
 		p.off[KindMax] = r.At + 5*time.Second
 		return nil
 	}
+	l.slight = o.tight && (l.ours == 0 || l.slight)
 	list := []*Action{{Kind: KindMax, Max: &Change{r.Max, to},
 		Why: fmt.Sprintf("%s; a higher limit harms nobody and takes up to %d MiB", p.trouble(o), (to-r.Max)*max(p.around.EntryBytes, 256)>>20)}}
 	if grow != nil {
@@ -232,6 +239,8 @@ func (p *Policy) trouble(o *outlook) string {
 	switch {
 	case o.refusing:
 		return fmt.Sprintf("the kernel refuses %.0f new connections a second", p.trend.refused(trendSpan))
+	case o.tight:
+		return fmt.Sprintf("at %.0f new entries a second early drop, which the kernel copes by, would now and then find no victim by chance", o.arrivals)
 	case o.trouble < forever:
 		return fmt.Sprintf("at %.0f new entries a second the kernel refuses connections in %s", o.arrivals, roughly(o.trouble))
 	}

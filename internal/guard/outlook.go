@@ -24,7 +24,14 @@ type outlook struct {
 	copes bool
 	// left: it is full or about to be, and best left to the kernel.
 	left bool
+	// tight: left to the kernel, it would refuse a packet now and then by chance,
+	// which a higher limit prevents.
+	tight bool
 }
+
+// hopeless: whatever the table is made of, early drop does not keep up, because
+// it looks at too few entries in so many buckets.
+func (o *outlook) hopeless() bool { return o.reserve == noReserve }
 
 const forever = time.Duration(math.MaxInt64)
 
@@ -62,7 +69,7 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	if p.level == Calm && o.fill < p.cfg.WatchFill && o.full >= p.cfg.WatchFull {
 		return o // nothing that asks for more: in calm each reading is to cost next to nothing
 	}
-	o.reserve = reserve(p.around.Version, max(o.arrivals, 1), r.Max, r.Buckets)
+	o.reserve = reserve(p.around.Version, max(o.arrivals, 1), fewRefusals, r.Max, r.Buckets)
 
 	locked, lockedRate := t.unevictable()
 	room := float64(r.Max) - float64(o.reserve) - locked
@@ -76,6 +83,7 @@ func (p *Policy) foresee(r *Reading) (o outlook) {
 	}
 	o.copes = !o.refusing && t.rateKnown && locks > p.cfg.PressureFull && room > 0
 	o.left = o.copes && (o.fill >= p.cfg.EmergencyFill || o.full < p.cfg.EmergencyFull)
+	o.tight = o.left && float64(r.Max)-locked < float64(reserve(p.around.Version, o.arrivals, almostNone, r.Max, r.Buckets))
 	return o
 }
 

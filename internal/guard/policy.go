@@ -177,6 +177,8 @@ func (p *Policy) wait(r *Reading, o *outlook, d *Decision) bool {
 	case p.level < Pressure || known:
 		p.asked, p.patience = 0, 0
 		return false
+	case o.hopeless() && !p.exhausted(r): // the limit rises whatever the table holds
+		return false
 	case r.Table == nil && r.At < p.patience: // it is being read
 		d.Next = p.patience - r.At
 		return true
@@ -312,7 +314,7 @@ func (p *Policy) probe(r *Reading, o *outlook) *Action {
 
 // explain says why nothing is done where that is the right thing.
 func (p *Policy) explain(r *Reading, o *outlook) {
-	if o.left {
+	if o.left && (!o.tight || p.exhausted(r)) {
 		p.once(r.At, "copes", "the kernel copes with %s by itself: nothing is done", classify(p.census))
 	}
 }

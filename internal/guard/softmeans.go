@@ -206,7 +206,7 @@ func (p *Policy) thinNew(r *Reading, o *outlook, budget int) *Action {
 		// that should bring an entry back is refused.
 		t.MinIdle, t.Seconds = heartbeat, 5
 		why = p.trouble(o) + "; connections that came with the attack and fell silent go, a packet brings them back"
-	case p.limit.ours != 0 && r.Count > p.limit.before*5/6 && !o.left:
+	case p.limit.ours != 0 && !p.limit.slight && r.Count > p.limit.before*5/6 && !o.left:
 		t.MinIdle, t.Seconds = heartbeat, 30
 		why = fmt.Sprintf("%d entries are more than the usual limit of %d allows; silent ones that came with the attack go, a packet brings them back", r.Count, p.limit.before)
 	default:

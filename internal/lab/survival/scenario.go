@@ -224,9 +224,9 @@ func defaultDrop(f *field) {
 		ip protocol icmp accept
 		meta l4proto ipv6-icmp accept
 		tcp dport { %d, %d, %d, %d, %d } tcp flags & (fin|syn|rst|ack) == syn ct state new accept
-		udp dport %d accept
+		udp dport { %d, %d } accept
 	}
-}`, sshPort, webPort, echoPort, bulkPort, trapPort, udpPort))
+}`, sshPort, webPort, echoPort, bulkPort, trapPort, udpPort, dnsPort))
 }
 
 func likeUsers(ctx context.Context, f *field) (Reached, error) {
