@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"strconv"
 	"time"
 
@@ -165,31 +167,64 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Du
 	return err
 }
 
-// askingCost is how many entries of a dump cost as much as asking for one.
+// askingCost is how many entries of a reading cost as much as asking for one.
 const askingCost = 8
 
-// survivors counts the entries that were shortened and are still there. A dump
-// removes what has expired as it passes; so does asking for an entry, which is
-// cheaper where few of many were chosen.
+// survivors has the kernel remove what has expired of the entries that were
+// shortened, and counts those that are still there.
 func (e *evictor) survivors(ctx context.Context) (n uint64, err error) {
-	if uint64(e.chosen.Len())*askingCost > e.read {
-		_, err = e.table.Dump(ctx, ctnl.Query{}, func(f *ct.Flow) error {
-			if e.chosen.Changed(f) {
-				n++
-			}
-			return nil
-		})
-		return n, err
+	left, reaped, err := e.reap(ctx)
+	if err != nil {
+		return 0, err
 	}
-	p := e.table.NewProbe(func(*ct.Flow) error { n++; return nil })
-	err = e.chosen.EachChanged(func(f *ct.Flow) error {
-		k, err := ctnl.KeyOf(f)
-		if err != nil {
-			return err
+	if uint64(len(left))*askingCost <= e.read { // asking removes them too
+		p := e.table.NewProbe(func(*ct.Flow) error { n++; return nil })
+		for i := range left {
+			if err := p.Ask(ctx, left[i]); err != nil {
+				return n, err
+			}
 		}
-		return p.Ask(ctx, k)
+		return n, p.Flush()
+	}
+	if !reaped {
+		if err := e.table.Reap(ctx); err != nil {
+			return 0, err
+		}
+	}
+	_, err = e.table.Dump(ctx, ctnl.Query{Walk: e.table.walk}, func(f *ct.Flow) error {
+		if e.chosen.Changed(f) {
+			n++
+		}
+		return nil
 	})
-	return n, errors.Join(err, p.Flush())
+	return n, err
+}
+
+// reap returns the entries that were shortened and may still be there. Where the
+// kernel has a way to look for many at once, that removes those that expired.
+func (e *evictor) reap(ctx context.Context) (left []ctnl.Key, reaped bool, err error) {
+	keep := func(k ctnl.Key) error {
+		left = append(left, k)
+		return nil
+	}
+	if e.table.walk {
+		if reaped, err = e.table.ReapKeys(ctx, e.changedKeys(), keep); reaped || err != nil {
+			return left, reaped, err
+		}
+	}
+	return slices.Collect(e.changedKeys()), false, nil
+}
+
+// changedKeys yields the keys of the entries that were changed.
+func (e *evictor) changedKeys() iter.Seq[ctnl.Key] {
+	return func(yield func(ctnl.Key) bool) {
+		for f := range e.chosen.AllChanged() {
+			// Only what has a key was changed.
+			if k, err := ctnl.KeyOf(f); err == nil && !yield(k) {
+				return
+			}
+		}
+	}
 }
 
 // runUndo gives entries of a soft eviction their timeouts back.

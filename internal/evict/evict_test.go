@@ -175,7 +175,9 @@ func TestRunNeverLengthensATimeout(t *testing.T) {
 		t.Errorf("records of %v", ids)
 	}
 	ids = nil
-	s.EachChanged(func(f *ct.Flow) error { ids = append(ids, f.ID); return nil })
+	for f := range s.AllChanged() {
+		ids = append(ids, f.ID)
+	}
 	if !slices.Equal(ids, []uint32{2, 4}) || s.Changed(short) || !s.Changed(syn) {
 		t.Errorf("changed are %v", ids)
 	}

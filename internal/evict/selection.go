@@ -3,6 +3,7 @@ package evict
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"math"
 	"slices"
 
@@ -121,20 +122,21 @@ func (s *Selection) Changed(f *ct.Flow) bool {
 	return e != nil && e.changed
 }
 
-// EachChanged calls fn with every entry that Run changed, as it was before. The
-// flow is overwritten by the next.
-func (s *Selection) EachChanged(fn func(*ct.Flow) error) error {
-	for i := range s.entries {
-		if !s.entries[i].changed {
-			continue
-		}
-		rec := s.read(&s.entries[i])
-		f := rec.Flow()
-		if err := fn(&f); err != nil {
-			return err
+// AllChanged yields every entry that Run changed, as it was before. The flow is
+// overwritten by the next.
+func (s *Selection) AllChanged() iter.Seq[*ct.Flow] {
+	return func(yield func(*ct.Flow) bool) {
+		var f ct.Flow
+		for i := range s.entries {
+			if !s.entries[i].changed {
+				continue
+			}
+			rec := s.read(&s.entries[i])
+			if f = rec.Flow(); !yield(&f) {
+				return
+			}
 		}
 	}
-	return nil
 }
 
 // find returns the selected entry that a flow is, nil if none.

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { vm.Main(m) }
 // what it takes.
 func TestOtherKernels(t *testing.T) {
 	vm.ForEach(t, func(t *testing.T, k vm.Kernel) {
-		run := "^Test(AgreesWithDump|IDs|Filters|Expired)$"
+		run := "^Test(AgreesWithDump|IDs|Filters|Expired|Reaper)$"
 		if k.Series == "5.10" {
 			run = "^TestGuestTooOld$"
 		}
