@@ -151,10 +151,22 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Du
 		return nil
 	}
 	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, longest, e.report.ID)
-	if sleep(ctx, longest+time.Second) != nil {
-		return nil //nolint:nilerr // interrupted: the timeouts run down all the same
+	over := time.NewTimer(longest + time.Second)
+	defer over.Stop()
+	keys := slices.Collect(e.changedKeys())
+	var reaper *ctnl.Reaper
+	if e.table.walk {
+		if r, err := e.table.NewReaper(); err == nil {
+			defer r.Close()
+			reaper = r
+		}
 	}
-	survived, err := e.survivors(ctx)
+	select {
+	case <-ctx.Done(): // interrupted: the timeouts run down all the same
+		return nil
+	case <-over.C:
+	}
+	survived, err := e.survivors(ctx, reaper, keys)
 	if err != nil {
 		return err
 	}
@@ -172,21 +184,22 @@ const askingCost = 8
 
 // survivors has the kernel remove what has expired of the entries that were
 // shortened, and counts those that are still there.
-func (e *evictor) survivors(ctx context.Context) (n uint64, err error) {
-	left, reaped, err := e.reap(ctx)
-	if err != nil {
-		return 0, err
+func (e *evictor) survivors(ctx context.Context, r *ctnl.Reaper, keys []ctnl.Key) (n uint64, err error) {
+	if r != nil {
+		if keys, err = r.Reap(ctx, keys); err != nil {
+			return 0, err
+		}
 	}
-	if uint64(len(left))*askingCost <= e.read { // asking removes them too
+	if uint64(len(keys))*askingCost <= e.read { // asking removes them too
 		p := e.table.NewProbe(func(*ct.Flow) error { n++; return nil })
-		for i := range left {
-			if err := p.Ask(ctx, left[i]); err != nil {
+		for i := range keys {
+			if err := p.Ask(ctx, keys[i]); err != nil {
 				return n, err
 			}
 		}
 		return n, p.Flush()
 	}
-	if !reaped {
+	if r == nil {
 		if err := e.table.Reap(ctx); err != nil {
 			return 0, err
 		}
@@ -198,21 +211,6 @@ func (e *evictor) survivors(ctx context.Context) (n uint64, err error) {
 		return nil
 	})
 	return n, err
-}
-
-// reap returns the entries that were shortened and may still be there. Where the
-// kernel has a way to look for many at once, that removes those that expired.
-func (e *evictor) reap(ctx context.Context) (left []ctnl.Key, reaped bool, err error) {
-	keep := func(k ctnl.Key) error {
-		left = append(left, k)
-		return nil
-	}
-	if e.table.walk {
-		if reaped, err = e.table.ReapKeys(ctx, e.changedKeys(), keep); reaped || err != nil {
-			return left, reaped, err
-		}
-	}
-	return slices.Collect(e.changedKeys()), false, nil
 }
 
 // changedKeys yields the keys of the entries that were changed.

@@ -199,7 +199,7 @@ func kernelFilter(k flowexpr.Kernel) ctnl.Filter {
 	q := ctnl.Filter{Mark: k.Mark.Value, MarkMask: k.Mark.Mask, Status: k.Status, StatusMask: k.Mask}
 	q.Family = map[int]uint8{4: afINET, 6: afINET6}[k.Family]
 	q.Zone, q.HasZone = uint16(k.Zone.N), k.Zone.Known
-	q.Orig = ctnl.TupleFilter{Src: k.Src, Dst: k.Dst, Proto: ct.Proto(k.Proto.N),
+	q.Orig = ctnl.TupleFilter{Src: k.Src, Dst: k.Dst, SrcNet: k.SrcNet, DstNet: k.DstNet, Proto: ct.Proto(k.Proto.N),
 		SrcPort: uint16(k.SrcPort.N), HasSrcPort: k.SrcPort.Known,
 		DstPort: uint16(k.DstPort.N), HasDstPort: k.DstPort.Known}
 	return q

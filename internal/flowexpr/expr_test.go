@@ -223,6 +223,16 @@ func TestKernelPart(t *testing.T) {
 	if got := s.Kernel(); got != want {
 		t.Errorf("kernel part %+v, want %+v", got, want)
 	}
+	s, err = (&Flags{Src: "10.0.0.0/8", Where: `src in 10.1.0.0/16 && dst in [2001:db8::/32, 10.0.0.0/8]`}).Compile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Kernel(), (Kernel{Family: 4, SrcNet: netip.MustParsePrefix("10.1.0.0/16")}); got != want {
+		t.Errorf("kernel part %+v, want %+v", got, want)
+	}
+	if s, _ = Compile(`src in 10.1.0.0/16 && src in 10.2.0.0/16`); !s.Kernel().Never() {
+		t.Error("two prefixes apart were not seen to contradict each other")
+	}
 	if s, _ = Compile(`proto == "tcp" || nat`); !s.Kernel().IsZero() {
 		t.Errorf("a choice gave the kernel %+v", s.Kernel())
 	}
@@ -238,6 +248,7 @@ func permits(k Kernel, f *ct.Flow) bool {
 		(k.Family == 0 || (k.Family == 4) == o.Is4()) &&
 		(!k.Proto.Known || k.Proto.N == int64(o.Proto)) &&
 		(!k.Src.IsValid() || k.Src == o.Src) && (!k.Dst.IsValid() || k.Dst == o.Dst) &&
+		(!k.SrcNet.IsValid() || k.SrcNet.Contains(o.Src)) && (!k.DstNet.IsValid() || k.DstNet.Contains(o.Dst)) &&
 		(!k.SrcPort.Known || k.SrcPort.N == int64(o.SrcPort)) &&
 		(!k.DstPort.Known || k.DstPort.N == int64(o.DstPort)) &&
 		f.Mark&k.Mark.Mask == k.Mark.Value &&

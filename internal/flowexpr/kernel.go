@@ -16,13 +16,16 @@ type Kernel struct {
 	Family   int        // 4 or 6; 0 for both
 	Proto    ct.Value   // protocol number
 	Src, Dst netip.Addr // of the original direction; invalid for any
-	SrcPort  ct.Value   // of the original direction
-	DstPort  ct.Value   // of the original direction
-	Mark     Mark       // Mask 0 for any
-	Zone     ct.Value   // zone of both directions
-	Status   ct.Status  // values of the bits in StatusMask
-	Mask     ct.Status  // bits that must have the value in Status
-	never    bool       // two parts contradict each other
+	// SrcNet and DstNet are prefixes of them that are longer than one address
+	// only; invalid for any. ctnetlink cannot compare these.
+	SrcNet, DstNet netip.Prefix
+	SrcPort        ct.Value  // of the original direction
+	DstPort        ct.Value  // of the original direction
+	Mark           Mark      // Mask 0 for any
+	Zone           ct.Value  // zone of both directions
+	Status         ct.Status // values of the bits in StatusMask
+	Mask           ct.Status // bits that must have the value in Status
+	never          bool      // two parts contradict each other
 }
 
 // IsZero reports whether the kernel can do nothing.
@@ -138,8 +141,7 @@ func (k *Kernel) equalText(field, v string) {
 	}
 }
 
-// equalPrefix hands over single addresses, the only ones ctnetlink compares,
-// and of a prefix its family.
+// equalPrefix hands over single addresses, and prefixes with their family.
 func (k *Kernel) equalPrefix(field, v string) {
 	p, err := ParsePrefix(v)
 	if err != nil {
@@ -150,17 +152,28 @@ func (k *Kernel) equalPrefix(field, v string) {
 		family = 4
 	}
 	k.demandFamily(family)
-	if !p.IsSingleIP() {
-		return
-	}
-	at := &k.Src
+	at, in := &k.Src, &k.SrcNet
 	if field == "dst" {
-		at = &k.Dst
+		at, in = &k.Dst, &k.DstNet
+	}
+	if !p.IsSingleIP() {
+		k.demandNet(in, p.Masked())
+		return
 	}
 	if at.IsValid() && *at != p.Addr() {
 		k.never = true
 	}
 	*at = p.Addr()
+}
+
+// demandNet keeps the longer of two prefixes that one address must lie in.
+func (k *Kernel) demandNet(at *netip.Prefix, p netip.Prefix) {
+	if at.IsValid() && !at.Overlaps(p) {
+		k.never = true
+	}
+	if !at.IsValid() || at.Bits() < p.Bits() {
+		*at = p
+	}
 }
 
 func (k *Kernel) equalNumber(field string, v int64) {
@@ -228,6 +241,12 @@ func (k *Kernel) merge(o Kernel) {
 	}
 	if o.Dst.IsValid() {
 		k.equalPrefix("dst", o.Dst.String())
+	}
+	if o.SrcNet.IsValid() {
+		k.demandNet(&k.SrcNet, o.SrcNet)
+	}
+	if o.DstNet.IsValid() {
+		k.demandNet(&k.DstNet, o.DstNet)
 	}
 	k.demandMark(o.Mark)
 	for b := ct.Status(1); b != 0; b <<= 1 {

@@ -34,7 +34,10 @@ type Filter struct {
 // TupleFilter chooses by one direction's tuple. Fields at their zero value
 // match all; ports take part with HasSrcPort and HasDstPort.
 type TupleFilter struct {
-	Src, Dst               netip.Addr
+	Src, Dst netip.Addr
+	// SrcNet and DstNet match addresses in them. In the kernel where the table is
+	// walked, ctnetlink compares single addresses only.
+	SrcNet, DstNet         netip.Prefix
 	Proto                  ct.Proto
 	SrcPort, DstPort       uint16
 	HasSrcPort, HasDstPort bool
@@ -61,6 +64,8 @@ func (q *TupleFilter) match(t *ct.Tuple) bool {
 	switch {
 	case q.Src.IsValid() && q.Src != t.Src:
 	case q.Dst.IsValid() && q.Dst != t.Dst:
+	case q.SrcNet.IsValid() && !q.SrcNet.Contains(t.Src):
+	case q.DstNet.IsValid() && !q.DstNet.Contains(t.Dst):
 	case q.Proto != 0 && q.Proto != t.Proto:
 	case q.HasSrcPort && q.SrcPort != t.SrcPort:
 	case q.HasDstPort && q.DstPort != t.DstPort:
@@ -68,6 +73,17 @@ func (q *TupleFilter) match(t *ct.Tuple) bool {
 		return true
 	}
 	return false
+}
+
+// srcNet and dstNet are what addresses must lie in, be it a single one.
+func (q *TupleFilter) srcNet() netip.Prefix { return narrower(q.Src, q.SrcNet) }
+func (q *TupleFilter) dstNet() netip.Prefix { return narrower(q.Dst, q.DstNet) }
+
+func narrower(a netip.Addr, p netip.Prefix) netip.Prefix {
+	if a.IsValid() {
+		return netip.PrefixFrom(a, a.BitLen())
+	}
+	return p
 }
 
 // encode appends the conditions as attributes of a dump request.

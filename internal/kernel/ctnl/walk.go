@@ -33,6 +33,9 @@ func (c *Conn) walkable(q *Query, count uint32) *ctwalk.Walker {
 		count < walkFrom || !q.WithoutID && count < idsFrom {
 		return nil
 	}
+	if !q.WithoutID {
+		go ctwalk.FindIDs() // while the programs are loaded
+	}
 	w, err := walker()
 	if err != nil {
 		return nil
@@ -45,12 +48,16 @@ func (c *Conn) walkable(q *Query, count uint32) *ctwalk.Walker {
 func (c *Conn) walkTable(ctx context.Context, w *ctwalk.Walker, r *reading) (bool, error) {
 	f := &r.q.Filter
 	q := ctwalk.Query{Netns: c.opts.Netns, NetnsInode: c.inode, SecCtx: c.secCtx,
-		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily()}
+		Status: f.Status, StatusMask: f.StatusMask, Mark: f.Mark, MarkMask: f.MarkMask, Family: f.kernelFamily(),
+		Orig: ctwalk.TupleQuery{Src: f.Orig.srcNet(), Dst: f.Orig.dstNet(), Proto: f.Orig.Proto,
+			SrcPort: f.Orig.SrcPort, HasSrcPort: f.Orig.HasSrcPort, DstPort: f.Orig.DstPort, HasDstPort: f.Orig.HasDstPort}}
 	if !c.trusts(ctx, w) {
 		return false, nil
 	}
 	if !r.q.WithoutID {
-		q.IDs = w.LearnIDs(ctx, q, c.idOf) == nil
+		// Of entries that the filter does not match too: there may be few that it does.
+		anyEntry := ctwalk.Query{Netns: q.Netns, NetnsInode: q.NetnsInode}
+		q.IDs = w.LearnIDs(ctx, anyEntry, c.idOf) == nil
 		if !q.IDs && r.q.Select == nil {
 			return false, nil
 		}

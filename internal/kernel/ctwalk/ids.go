@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"github.com/dchest/siphash"
 
@@ -86,13 +87,20 @@ func (w *Walker) learnIDs(ctx context.Context, q *Query, ask func(*ct.Flow) (uin
 	return errors.New("the kernel's key was not found")
 }
 
+// idSymbol is where nf_ct_get_id begins. Reading through /proc/kallsyms takes the
+// kernel 60 ms.
+var idSymbol = sync.OnceValues(func() (uint64, error) { return symbol(symbolID) })
+
+// FindIDs begins with what takes the longest of [Walker.LearnIDs].
+func FindIDs() { _, _ = idSymbol() }
+
 type machineCode struct {
 	address uint64
 	bytes   []byte
 }
 
 func (w *Walker) idFunction() (f machineCode, err error) {
-	if f.address, err = symbol(symbolID); err != nil {
+	if f.address, err = idSymbol(); err != nil {
 		return f, err
 	}
 	for at := 0; at < idCode; at += peekMax {

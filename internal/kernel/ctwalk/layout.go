@@ -217,7 +217,7 @@ const (
 func (l *layout) check() error {
 	switch c := &l.conn; {
 	case c.size <= 0 || c.size > maxConn || c.ext+8 > c.size || c.proto > c.size,
-		c.hashSize > maxHead || l.tuple.size != 40 || l.ext.header > maxHead || l.ext.count > 16,
+		c.hashSize > maxHead || l.tuple.size != tupleSize || l.ext.header > maxHead || l.ext.count > 16,
 		c.node != 0, c.hash+2*c.hashSize > c.status, c.ext+8 > maxSecond, max(c.net, c.master, c.status) > c.ext,
 		(c.net|c.master|c.status|c.ext|c.hash|c.hashSize|l.tuple.at)%8 != 0:
 		return fmt.Errorf("unexpected layout: struct nf_conn of %d bytes", c.size)

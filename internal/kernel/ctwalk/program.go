@@ -41,11 +41,18 @@ const (
 	wFamily
 	wJiffies
 	wTask // address of the task that runs the program
-	wPeekAddr
-	wPeekLen
-	wAhead // first of the nodes that are fetched ahead
-	words  = wAhead + 8*ahead
+	// What the original tuple must be: of each of its words the bits that matter,
+	// and their values.
+	wTupleMask
+	wTuple    = wTupleMask + tupleSize
+	wPeekAddr = wTuple + tupleSize
+	wPeekLen  = wPeekAddr + 8
+	wAhead    = wPeekLen + 8 // first of the nodes that are fetched ahead
+	words     = wAhead + 8*ahead
 )
+
+// tupleSize is the length of struct nf_conntrack_tuple, of all that are known.
+const tupleSize = 40
 
 // ahead is how many buckets are looked at together, before each is read: memory
 // then answers for many at once, where following one chain after the other would
@@ -279,13 +286,19 @@ func (a *assembler) chainEnd() asm.Instructions {
 }
 
 // entry follows the chain, and copies the entry where the node is that of its
-// original direction.
+// original direction and its tuple one that is looked for: of all others no more
+// is touched than their first cache line.
 func (a *assembler) entry() asm.Instructions {
 	const stack = -maxHead
 	ins := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("entry")}
 	ins = append(ins, a.copyTo(asm.RFP, stack, a.l.conn.hashSize, asm.R7, "fault")...)
 	ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, stack, asm.DWord), put(wNode, asm.R1),
-		asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at+a.l.tuple.dir), asm.Byte), asm.JNE.Imm(asm.R1, 0, "next"),
+		asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at+a.l.tuple.dir), asm.Byte), asm.JNE.Imm(asm.R1, 0, "next"))
+	for at := int16(0); at < tupleSize; at += 8 {
+		ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at)+at, asm.DWord),
+			get(asm.R2, wTupleMask+at), asm.And.Reg(asm.R1, asm.R2), get(asm.R2, wTuple+at), asm.JNE.Reg(asm.R1, asm.R2, "next"))
+	}
+	ins = append(ins,
 		asm.Sub.Imm(asm.R7, int32(a.l.conn.hash)),
 		get(asm.R8, wUsed), asm.JGT.Imm(asm.R8, int32(slotSize-words-a.r.longest), "full"),
 		asm.Mov.Reg(asm.R9, asm.R6), asm.Add.Reg(asm.R9, asm.R8), asm.Add.Imm(asm.R9, words))

@@ -10,6 +10,8 @@ type progress struct {
 	net   uint64
 	table table
 	next  uint64 // bucket
+	mask  [tupleSize]byte
+	tuple [tupleSize]byte
 	free  chan int
 	done  chan struct{}
 	quit  atomic.Bool
@@ -110,4 +112,6 @@ func (p *progress) fill(s []byte) {
 	setWord(s, wMarkMask, uint64(p.q.MarkMask))
 	setWord(s, wMarkValue, uint64(p.q.Mark&p.q.MarkMask))
 	setWord(s, wFamily, uint64(p.q.Family))
+	copy(s[wTupleMask:wTupleMask+tupleSize], p.mask[:])
+	copy(s[wTuple:wTuple+tupleSize], p.tuple[:])
 }

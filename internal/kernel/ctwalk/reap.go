@@ -23,7 +23,7 @@ import (
 // (____nf_conntrack_find, nf_ct_gc_expired), and nothing else: so it clears away
 // what has run down at the price of the entries asked for, where a dump goes
 // through the whole table. Only TCP and UDP in the default zone can be looked for
-// in this way (bpf_xdp_ct_lookup, Linux 5.18).
+// in this way (bpf_skb_ct_lookup, Linux 5.18).
 type Reaper struct {
 	prog  int
 	keys  *ebpf.Map
@@ -51,31 +51,47 @@ const (
 )
 
 const (
-	lookupFunc  = "bpf_xdp_ct_lookup"
+	lookupFunc  = "bpf_skb_ct_lookup"
 	releaseFunc = "bpf_ct_release"
 )
 
-// OpenReaper loads the program for a namespace as netns.Path understands it,
-// which must have an inode number unless that is 0. It says what is missing where
-// it cannot.
-func OpenReaper(ns string, inode uint64) (*Reaper, error) {
+// OpenReapers loads n programs, each of which may run beside the others, for a
+// namespace as netns.Path understands it, which must have an inode number unless
+// that is 0. It says what is missing where it cannot.
+func OpenReapers(n int, ns string, inode uint64) ([]*Reaper, error) {
 	f, err := findReapFuncs()
 	if err != nil {
 		return nil, err
 	}
 	defer f.close()
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ctwarden_reap", Type: ebpf.Array, KeySize: 4, ValueSize: reapHeader + reapKeys*reapKey,
-		MaxEntries: 1, Flags: mmapable})
-	if err != nil {
-		return nil, fmt.Errorf("create BPF map: %w", err)
+	var all []*Reaper
+	for range n {
+		r, err := openReaper(f)
+		if err != nil {
+			for _, r := range all {
+				_ = r.Close()
+			}
+			return nil, fmt.Errorf("load BPF program: %w", err)
+		}
+		r.netns, r.inode = ns, inode
+		all = append(all, r)
 	}
-	r := &Reaper{prog: -1, keys: m, netns: ns, inode: inode}
-	if r.mem, err = unix.Mmap(m.FD(), 0, reapHeader+reapKeys*reapKey, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
-		r.prog, err = loadXDP(reapProgram(m.FD(), f), f.module)
+	return all, nil
+}
+
+func openReaper(f *reapFuncs) (*Reaper, error) {
+	const size = reapHeader + reapKeys*reapKey
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ctwarden_reap", Type: ebpf.Array, KeySize: 4, ValueSize: size, MaxEntries: 1, Flags: mmapable})
+	if err != nil {
+		return nil, err
+	}
+	r := &Reaper{prog: -1, keys: m}
+	if r.mem, err = unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err == nil {
+		r.prog, err = loadClassifier(reapProgram(m.FD(), f), f.module)
 	}
 	if err != nil {
 		_ = r.Close()
-		return nil, fmt.Errorf("load BPF program: %w", err)
+		return nil, err
 	}
 	return r, nil
 }
@@ -92,9 +108,9 @@ func (r *Reaper) Close() error {
 }
 
 // Add notes a tuple to look for. It returns false where the kind cannot be
-// looked for. After [Reaper.Full] has become true, Run must come first.
+// looked for, and when [Reaper.Full] until Run.
 func (r *Reaper) Add(t ct.Tuple) bool {
-	if t.Proto != ct.TCP && t.Proto != ct.UDP || !t.IsValid() {
+	if t.Proto != ct.TCP && t.Proto != ct.UDP || !t.IsValid() || r.n == reapKeys {
 		return false
 	}
 	k := r.key(r.n)
@@ -243,7 +259,7 @@ func reapProgram(keys int, f *reapFuncs) asm.Instructions {
 		asm.JEq.Imm(asm.R0, 0, "out").WithSymbol("found"),
 		asm.StoreImm(asm.R9, keyFound, 1, asm.Word),
 		asm.Mov.Reg(asm.R1, asm.R0), call(f.release),
-		asm.Mov.Imm(asm.R0, 2).WithSymbol("out"), // XDP_PASS
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
 		asm.Return())
 }
 
@@ -265,9 +281,11 @@ type progLoad struct {
 	fdArray                     uint64
 }
 
-// loadXDP loads a program that is run by hand and never attached. The library
+// loadClassifier loads a program that is run by hand and never attached. As an XDP
+// program, which could do the same, the kernel would synchronize RCU twice a run
+// (bpf_prog_change_xdp): 25 ms. The library
 // loads calls of a module's functions only from ELF files.
-func loadXDP(ins asm.Instructions, module *btf.Handle) (int, error) {
+func loadClassifier(ins asm.Instructions, module *btf.Handle) (int, error) {
 	// Marshal knows the two orders by their names.
 	var order binary.ByteOrder = binary.LittleEndian
 	if native.Uint16([]byte{1, 0}) != 1 {
@@ -286,7 +304,7 @@ func loadXDP(ins asm.Instructions, module *btf.Handle) (int, error) {
 	pin.Pin(&insns[0])
 	pin.Pin(&license[0])
 	pin.Pin(&fds)
-	attr := progLoad{progType: uint32(ebpf.XDP), insnCount: uint32(len(insns) / asm.InstructionSize),
+	attr := progLoad{progType: uint32(ebpf.SchedCLS), insnCount: uint32(len(insns) / asm.InstructionSize),
 		insns: uint64(uintptr(unsafe.Pointer(&insns[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
 		fdArray: uint64(uintptr(unsafe.Pointer(&fds)))}
 	copy(attr.name[:], "ctwarden_reap")

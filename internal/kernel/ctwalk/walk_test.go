@@ -2,6 +2,7 @@ package ctwalk_test
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -224,6 +225,9 @@ func TestFilters(t *testing.T) {
 		"family":  {Family: 10},
 		"nothing": {Status: ct.StatusDying, StatusMask: ct.StatusDying},
 		"all":     {},
+		"network": {Orig: ctnl.TupleFilter{SrcNet: around(t, c, ct.TCP, false, 29)}},
+		"IPv6":    {Orig: ctnl.TupleFilter{DstNet: around(t, c, ct.UDP, true, 61), Proto: ct.UDP}},
+		"ports":   {Orig: ctnl.TupleFilter{Proto: ct.TCP, HasDstPort: true, DstPort: 21, SrcPort: 40_002, HasSrcPort: true}},
 	} {
 		want := read(t, func(fn func(*ct.Flow) error) error {
 			_, err := c.Dump(t.Context(), ctnl.Query{}, func(f *ct.Flow) error {
@@ -234,7 +238,9 @@ func TestFilters(t *testing.T) {
 			})
 			return err
 		})
-		wq := ctwalk.Query{Netns: h.Path(), Status: q.Status, StatusMask: q.StatusMask, Mark: q.Mark, MarkMask: q.MarkMask, Family: q.Family}
+		wq := ctwalk.Query{Netns: h.Path(), Status: q.Status, StatusMask: q.StatusMask, Mark: q.Mark, MarkMask: q.MarkMask, Family: q.Family,
+			Orig: ctwalk.TupleQuery{Src: q.Orig.SrcNet, Dst: q.Orig.DstNet, Proto: q.Orig.Proto,
+				SrcPort: q.Orig.SrcPort, HasSrcPort: q.Orig.HasSrcPort, DstPort: q.Orig.DstPort, HasDstPort: q.Orig.HasDstPort}}
 		got := read(t, func(fn func(*ct.Flow) error) error {
 			_, err := w.Walk(t.Context(), wq, fn)
 			return err
@@ -247,6 +253,24 @@ func TestFilters(t *testing.T) {
 			t.Errorf("%s: the empty namespace has %d entries: %v", name, s.Entries, err)
 		}
 	}
+}
+
+// around returns a network that the source of an entry lies in, or its destination
+// where it is IPv6.
+func around(t *testing.T, c *ctnl.Conn, p ct.Proto, v6 bool, bits int) (n netip.Prefix) {
+	t.Helper()
+	if _, err := c.Dump(t.Context(), ctnl.Query{}, func(f *ct.Flow) error {
+		if f.Orig.Proto != p || f.Orig.Is4() == v6 {
+			return nil
+		}
+		if n, _ = f.Orig.Src.Prefix(bits); v6 {
+			n, _ = f.Orig.Dst.Prefix(bits)
+		}
+		return ctnl.ErrStop
+	}); err != nil || !n.IsValid() {
+		t.Fatalf("no such entry: %v", err)
+	}
+	return n
 }
 
 // TestExpired passes over entries that are over, and leaves them in the table.

@@ -30,6 +30,8 @@ type Query struct {
 	Status, StatusMask ct.Status
 	Mark, MarkMask     uint32
 	Family             uint8
+	// Orig matches the original tuple.
+	Orig TupleQuery
 	// IDs asks for ids. LearnIDs must have succeeded.
 	IDs bool
 	// SecCtx completes a flow that has a security mark: only the kernel's
@@ -211,6 +213,7 @@ func (w *Walker) walkRecords(ctx context.Context, q *Query, fn func(*ct.Flow) er
 		return s, fmt.Errorf("network namespace %q has changed", q.Netns)
 	}
 	p := &progress{w: w, q: q, net: net}
+	q.Orig.bits(&w.layout.tuple, p.mask[:], p.tuple[:])
 	if p.table, err = w.locate(q.Netns); err != nil {
 		return s, err
 	}
