@@ -30,6 +30,9 @@ type around struct {
 	whyNot string
 	// blind are the things that could not be seen, a sentence each.
 	blind []string
+	// hasty: looked at on the way to the first reading, without what nobody needs
+	// so soon.
+	hasty bool
 	took  time.Duration
 }
 
@@ -40,10 +43,12 @@ const (
 	entryExtensionBytes = 128
 )
 
-// lookAround reads it. What cannot be read is taken as the careful case.
-func lookAround(ref string, c *guard.Config, sshConnection string) *around {
+// lookAround reads it. What cannot be read is taken as the careful case. The hasty
+// look leaves out what SYNPROXY would need: whether the kernel has it may take a
+// tenth of a second to find out.
+func lookAround(ref string, c *guard.Config, sshConnection string, hasty bool) *around {
 	begin := time.Now()
-	a := &around{spare: new(evict.Guard)}
+	a := &around{spare: new(evict.Guard), hasty: hasty}
 	missing := func(what string, err error) {
 		if err != nil {
 			a.blind = append(a.blind, what+": "+err.Error())
@@ -114,7 +119,7 @@ func (a *around) readSettings(missing func(string, error), seen *rulesSeen, c *g
 	a.Fragile = len(unread) > 0 || len(rules.NAT) > 0 || rules.PolicyDrop || rules.Drops && rules.MatchesState ||
 		!haveLoose || loose == 0
 	seen.loose = haveLoose && loose != 0
-	if c.SynProxy != guard.Never {
+	if c.SynProxy != guard.Never && !a.hasty {
 		a.SynProxy = synProxyFacts(seen, mods)
 	}
 	switch {

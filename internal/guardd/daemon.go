@@ -97,7 +97,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if d.vitals, err = vitals.Open(d.place.ref); err != nil {
 		return err
 	}
-	a := lookAround(d.place.ref, &d.o.Config, d.o.SSHConnection)
+	a := lookAround(d.place.ref, &d.o.Config, d.o.SSHConnection, true)
 	d.keepAround(a)
 	for _, b := range a.blind {
 		d.log.say("cannot see %s; the careful case is taken", b)
@@ -396,7 +396,13 @@ func (d *daemon) keepAround(a *around) {
 	d.around.Store(a)
 	// Looking around takes at most one part in five thousand of a core.
 	d.nextLook = time.Now().Add(max(time.Minute, 5000*a.took))
+	if a.hasty {
+		d.nextLook = time.Now().Add(afterHaste)
+	}
 }
+
+// afterHaste is when a hasty look around is made good for.
+const afterHaste = 3 * time.Second
 
 // leave undoes what stands: first what the policy names, then the limit.
 func (d *daemon) leave() error {

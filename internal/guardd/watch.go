@@ -36,12 +36,12 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 		d.tell(service.Alive)
 	}
 	// In the midst of an attack nothing is looked at that is not needed.
-	if d.lookNow || now.After(d.nextLook) && d.level <= guard.Watch {
+	if d.lookNow || now.After(d.nextLook) && (d.level <= guard.Watch || d.around.Load().hasty) {
 		d.lookNow = false
 		d.nextLook = now.Add(time.Hour) // until the answer sets it
 		cfg := d.o.Config
 		go func() {
-			d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection)
+			d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection, false)
 			d.alarm.Ring()
 		}()
 	}

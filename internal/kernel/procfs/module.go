@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/ctwarden/ctwarden/ct"
 )
@@ -119,9 +120,7 @@ func (m *Modules) State(name, symbol string) ModuleState {
 	case m.builtin != nil:
 		return ModuleAbsent
 	}
-	found, err := open(m.kallsyms, "the kernel's symbols", func(r io.Reader) (bool, error) {
-		return hasBuiltinSymbol(r, symbol)
-	})
+	found, err := m.builtinSymbol(symbol)
 	switch {
 	case err != nil:
 		return ModuleUnknown
@@ -129,6 +128,24 @@ func (m *Modules) State(name, symbol string) ModuleState {
 		return ModuleBuiltIn
 	}
 	return ModuleAbsent
+}
+
+// builtinSymbols keeps, by file and symbol, what was looked up: what is built in
+// stays as it is, and the kernel takes 60 ms to print its symbols.
+var builtinSymbols sync.Map
+
+func (m *Modules) builtinSymbol(symbol string) (bool, error) {
+	key := m.kallsyms + " " + symbol
+	if found, ok := builtinSymbols.Load(key); ok {
+		return found.(bool), nil
+	}
+	found, err := open(m.kallsyms, "the kernel's symbols", func(r io.Reader) (bool, error) {
+		return hasBuiltinSymbol(r, symbol)
+	})
+	if err == nil {
+		builtinSymbols.Store(key, found)
+	}
+	return found, err
 }
 
 // ParseModules reads /proc/modules.
