@@ -12,6 +12,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/kernel/nft"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
 	"github.com/ctwarden/ctwarden/internal/kernel/protect"
+	"github.com/ctwarden/ctwarden/internal/kernel/service"
 	"github.com/ctwarden/ctwarden/internal/kernel/sockdiag"
 	"github.com/ctwarden/ctwarden/internal/kernel/sysctl"
 )
@@ -65,7 +66,12 @@ func lookAround(ref string, c *guard.Config, sshConnection string, hasty bool) *
 	a.Policies, a.Admission = a.Version.AtLeast(5, 12), a.Version.AtLeast(5, 12)
 	a.Untrack = a.Admission
 	var rules rulesSeen
-	missing("settings and rules", netns.Do(ref, func() error { return a.readSettings(missing, &rules, c) }))
+	missing("settings and rules", netns.Do(ref, func() error {
+		if !hasty {
+			service.Lower() // of the thread that is inside, which is no other's
+		}
+		return a.readSettings(missing, &rules, c)
+	}))
 	socks, err := sockdiag.Listening(ref)
 	missing("listening sockets", err)
 	if a.SynProxy != nil && err == nil {

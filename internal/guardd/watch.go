@@ -41,7 +41,7 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 		d.nextLook = now.Add(time.Hour) // until the answer sets it
 		cfg := d.o.Config
 		go func() {
-			d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection, false)
+			service.Gently(func() { d.arounds <- lookAround(ref, &cfg, d.o.SSHConnection, false) })
 			d.alarm.Ring()
 		}()
 	}
@@ -119,8 +119,13 @@ func (d *daemon) look(ctx context.Context, table, mem bool, after time.Duration)
 		if mem {
 			l.mem, l.memErr = readMemory(ctx)
 		}
-		if table && (after <= 0 || nap(ctx, after) == nil) {
-			l.table, l.tableErr = d.panels.read(ctx, ref, count, known, former, a.spare.Self)
+		read := func() { l.table, l.tableErr = d.panels.read(ctx, ref, count, known, former, a.spare.Self) }
+		switch {
+		case !table:
+		case after <= 0:
+			service.Gently(read)
+		case nap(ctx, after) == nil: // a decision waits for it
+			read()
 		}
 		d.looked <- l
 		d.alarm.Ring()

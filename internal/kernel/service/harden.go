@@ -94,6 +94,36 @@ func raisePriority() error {
 	return nil
 }
 
+// Gently runs fn without the raised priority, for what takes a while and is not
+// urgent: ahead of everybody it would hold up the services of the machine for as
+// long.
+func Gently(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		before := Lower()
+		fn()
+		if before >= 0 || unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), before) == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine
+		}
+	}()
+	<-done
+}
+
+// Lower gives up the raised priority of the calling thread, to which the goroutine
+// must be locked. It returns the niceness that the thread had.
+func Lower() int {
+	// The system call returns 20 less the niceness.
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
+	if nice := 20 - raw; err == nil && nice < 0 {
+		if unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 0) == nil {
+			return nice
+		}
+	}
+	return 0
+}
+
 // ResidentBytes is how much memory this process occupies.
 func ResidentBytes() int64 {
 	b, err := os.ReadFile("/proc/self/statm")
