@@ -91,7 +91,7 @@ func (h *Host) WrkPaced(target netip.AddrPort, connections int, pause, patience,
 	out, err := h.TryExec("timeout", strconv.Itoa(seconds+5), "wrk", "-t1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds)+"s", "--latency",
 		"--timeout", strconv.Itoa(int(patience/time.Second))+"s", "-s", script, "http://"+target.String()+"/")
 	if err != nil && !strings.Contains(out, " requests in ") {
-		return Web{}, nil //nolint:nilerr // it never got a connection
+		return Web{}, nil // it never got a connection
 	}
 	w, err := parseWrk(out)
 	if errors.Is(err, errNoRequest) {
