@@ -199,7 +199,7 @@ func (e *evictor) survivors(ctx context.Context, r *ctnl.Reaper, keys []ctnl.Key
 		}
 		return n, p.Flush()
 	}
-	if r == nil {
+	if r == nil && e.table.walk { // unlike a dump, a walk removes nothing
 		if err := e.table.Reap(ctx); err != nil {
 			return 0, err
 		}
