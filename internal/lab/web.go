@@ -77,7 +77,7 @@ func (h *Host) Wrk(target netip.AddrPort, connections int, lasting time.Duration
 }
 
 // WrkPaced asks for the page on so many connections, on each again some time after
-// the answer, for at most two minutes. patience is how long an answer may take.
+// the answer, for at most half an hour. patience is how long an answer may take.
 // That no answer came at all is no error.
 func (h *Host) WrkPaced(target netip.AddrPort, connections int, pause, patience, lasting time.Duration) (Web, error) {
 	h.t.Helper()
@@ -86,7 +86,7 @@ func (h *Host) WrkPaced(target netip.AddrPort, connections int, pause, patience,
 	if err := os.WriteFile(script, []byte(text), 0o644); err != nil {
 		return Web{}, err
 	}
-	seconds := min(max(int(lasting/time.Second), 1), 120)
+	seconds := min(max(int(lasting/time.Second), 1), 1800)
 	// Before it begins, wrk waits for a first connection as long as the kernel does.
 	out, err := h.TryExec("timeout", strconv.Itoa(seconds+5), "wrk", "-t1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(seconds)+"s", "--latency",
 		"--timeout", strconv.Itoa(int(patience/time.Second))+"s", "-s", script, "http://"+target.String()+"/")
