@@ -37,6 +37,9 @@ type around struct {
 	took  time.Duration
 }
 
+// partial: another look may see more.
+func (a *around) partial() bool { return a.hasty || len(a.blind) > 0 }
+
 // What an entry takes where the slab does not tell: struct nf_conn on 64 bits,
 // and the least block of extensions (kmalloc-128).
 const (

@@ -47,7 +47,9 @@ type daemon struct {
 	looked   chan look
 	arounds  chan *around
 	nextLook time.Time // around
-	lookNow  bool
+	// blindLooks counts looks around in succession that could not see everything.
+	blindLooks int
+	lookNow    bool
 	// shrinkSoon: it is calm again, and what the readings took can go.
 	shrinkSoon bool
 	level      guard.Level
@@ -395,13 +397,21 @@ func (d *daemon) keepAround(a *around) {
 	}
 	d.around.Store(a)
 	// Looking around takes at most one part in five thousand of a core.
-	d.nextLook = time.Now().Add(max(time.Minute, 5000*a.took))
-	if a.hasty {
-		d.nextLook = time.Now().Add(afterHaste)
+	wait := max(time.Minute, 5000*a.took)
+	switch {
+	case a.hasty:
+		wait = afterHaste
+	case len(a.blind) == 0:
+		d.blindLooks = 0
+	default: // what hindered it may pass
+		wait = min(wait, afterHaste<<min(d.blindLooks, 8))
+		d.blindLooks++
 	}
+	d.nextLook = time.Now().Add(wait)
 }
 
-// afterHaste is when a hasty look around is made good for.
+// afterHaste is when a hasty look around is made good for, and the first one that
+// could not see everything.
 const afterHaste = 3 * time.Second
 
 // leave undoes what stands: first what the policy names, then the limit.

@@ -36,7 +36,7 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 		d.tell(service.Alive)
 	}
 	// In the midst of an attack nothing is looked at that is not needed.
-	if d.lookNow || now.After(d.nextLook) && (d.level <= guard.Watch || d.around.Load().hasty) {
+	if d.lookNow || now.After(d.nextLook) && (d.level <= guard.Watch || d.around.Load().partial()) {
 		d.lookNow = false
 		d.nextLook = now.Add(time.Hour) // until the answer sets it
 		cfg := d.o.Config
