@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +36,8 @@ func TestRealRefusals(t *testing.T) {
 	h := unmentioned(t)
 	h.Track()
 	root := t.TempDir()
-	startJournald(t, journald, filepath.Join(root, "run/log/journal"))
+	dir := filepath.Join(root, "run/log/journal")
+	stop := startJournald(t, journald, dir)
 
 	limit, err := strconv.Atoi(h.Sysctl("net.netfilter.nf_conntrack_max"))
 	if err != nil {
@@ -57,10 +59,21 @@ func TestRealRefusals(t *testing.T) {
 	// The number may have been another namespace's before: all its episodes
 	// together are what dmesg has.
 	var ring, both *seen
-	deadline := time.Now().Add(time.Minute)
+	deadline, patience := time.Now().Add(time.Minute), time.Now().Add(20*time.Second)
 	for both == nil || both.lines < printed || !both.journal {
-		if time.Now().After(deadline) {
+		switch now := time.Now(); {
+		case now.After(deadline):
 			t.Fatalf("ring buffer %+v, with journal %+v; dmesg has %d lines", ring, both, printed)
+		case now.After(patience):
+			// Now and then it hears nothing more of the kernel; one that starts
+			// reads the ring buffer from its beginning.
+			t.Log("journald is started anew")
+			patience = deadline
+			stop()
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+			startJournald(t, journald, dir)
 		}
 		time.Sleep(100 * time.Millisecond)
 		ring, both = read(t, "", inode), read(t, root, inode)
@@ -126,8 +139,8 @@ func read(t *testing.T, root string, inode uint64) *seen {
 }
 
 // startJournald runs a journald of its own in a mount namespace, where it sees
-// the machine's ring buffer and writes to dir.
-func startJournald(t *testing.T, journald, dir string) {
+// the machine's ring buffer and writes to dir, until it is stopped.
+func startJournald(t *testing.T, journald, dir string) (stop func()) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -141,9 +154,12 @@ func startJournald(t *testing.T, journald, dir string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cmd.Process.Signal(unix.SIGTERM)
 		cmd.Wait()
+	})
+	t.Cleanup(func() {
+		stop()
 		if t.Failed() {
 			t.Logf("journald: %s", said.String())
 		}
@@ -151,7 +167,7 @@ func startJournald(t *testing.T, journald, dir string) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		if found, _ := filepath.Glob(filepath.Join(dir, "*/system.journal")); len(found) > 0 {
-			return
+			return stop
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("journald writes no journal")
