@@ -286,8 +286,8 @@ func (a *assembler) chainEnd() asm.Instructions {
 }
 
 // entry follows the chain, and copies the entry where the node is that of its
-// original direction and its tuple one that is looked for: of all others no more
-// is touched than their first cache line.
+// original direction, and its tuple and status are looked for: of all others no
+// more is touched than the cache lines of these.
 func (a *assembler) entry() asm.Instructions {
 	const stack = -maxHead
 	ins := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("entry")}
@@ -298,9 +298,13 @@ func (a *assembler) entry() asm.Instructions {
 		ins = append(ins, asm.LoadMem(asm.R1, asm.RFP, int16(stack+a.l.tuple.at)+at, asm.DWord),
 			get(asm.R2, wTupleMask+at), asm.And.Reg(asm.R1, asm.R2), get(asm.R2, wTuple+at), asm.JNE.Reg(asm.R1, asm.R2, "next"))
 	}
-	ins = append(ins,
-		asm.Sub.Imm(asm.R7, int32(a.l.conn.hash)),
-		get(asm.R8, wUsed), asm.JGT.Imm(asm.R8, int32(slotSize-words-a.r.longest), "full"),
+	ins = append(ins, asm.Sub.Imm(asm.R7, int32(a.l.conn.hash)),
+		get(asm.R1, wStatusMask), asm.JEq.Imm(asm.R1, 0, "anystatus"),
+		asm.Mov.Reg(asm.R8, asm.R7), asm.Add.Imm(asm.R8, int32(a.l.conn.status)))
+	ins = append(ins, a.copyTo(asm.RFP, stack, 8, asm.R8, "fault")...)
+	ins = append(ins, asm.LoadMem(asm.R2, asm.RFP, stack, asm.DWord), get(asm.R1, wStatusMask),
+		asm.And.Reg(asm.R2, asm.R1), get(asm.R1, wStatus), asm.JNE.Reg(asm.R1, asm.R2, "next"),
+		get(asm.R8, wUsed).WithSymbol("anystatus"), asm.JGT.Imm(asm.R8, int32(slotSize-words-a.r.longest), "full"),
 		asm.Mov.Reg(asm.R9, asm.R6), asm.Add.Reg(asm.R9, asm.R8), asm.Add.Imm(asm.R9, words))
 	return append(ins, a.copyTo(asm.R9, a.r.conn, align8(a.l.conn.size), asm.R7, "fault")...)
 }
