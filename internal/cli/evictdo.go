@@ -153,7 +153,7 @@ func (e *evictor) await(ctx context.Context, j *journal.Journal, longest time.Du
 	e.say("%d entries end in %s unless they move. Waiting; to take it back: ctwarden evict --undo %s\n", e.report.Changed, longest, e.report.ID)
 	over := time.NewTimer(longest + time.Second)
 	defer over.Stop()
-	keys := slices.Collect(e.changedKeys())
+	keys := slices.AppendSeq(make([]ctnl.Key, 0, e.report.Changed), e.changedKeys())
 	var reaper *ctnl.Reaper
 	if e.table.walk {
 		if r, err := e.table.NewReaper(); err == nil {
