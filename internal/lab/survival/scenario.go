@@ -174,9 +174,10 @@ func fillUp(f *field) {
 // closing, some UDP.
 func fillInPeace(f *field) {
 	// What the users leave behind, two minutes in TIME_WAIT, comes on top: the
-	// table is to be at 60 % and stay there.
+	// table is to be at 60 % of the limit asked for, whatever a defence or the
+	// control have made of it, and stay there.
 	lasting := min(f.p.Peace+f.p.Attack, 2*time.Minute)
-	n := max(f.limits.Max()*6/10-int(lasting.Seconds())*f.p.Users, f.limits.Max()/10)
+	n := max(f.p.Max*6/10-int(lasting.Seconds())*f.p.Users, f.p.Max/10)
 	seen := ct.StatusSeenReply | ct.StatusAssured
 	f.guarded.Fill(
 		lab.Class{Count: n * 7 / 10, State: ct.TCPEstablished, Status: seen, TimeoutSeconds: 430_000, Sources: netip.MustParsePrefix("10.2.0.0/16")},
