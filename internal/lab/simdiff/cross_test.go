@@ -18,28 +18,42 @@ import (
 
 // TestCross captures a connection that both ends close at once. A kernel that saw
 // the host's FIN first agrees with the model if the capture has them within a
-// moment of each other, and not if it has the host's long after.
+// moment of each other, and not if it has the host's long after. To a gateway
+// between them neither FIN is its own.
 func TestCross(t *testing.T) {
-	own := netip.MustParseAddr("192.0.2.1")
-	for apart, agrees := range map[time.Duration]bool{30 * time.Microsecond: true, 5 * time.Millisecond: false} {
-		file := closing(t, own, apart)
+	host := netip.MustParseAddr("192.0.2.1")
+	for _, c := range []struct {
+		apart           time.Duration
+		gateway, agrees bool
+	}{
+		{30 * time.Microsecond, false, true},
+		{5 * time.Millisecond, false, false},
+		{0, true, true},
+		{5 * time.Millisecond, true, false},
+	} {
+		apart, agrees := c.apart, c.agrees
+		file := closing(t, host, apart)
+		own := []netip.Addr{host}
+		if c.gateway {
+			own = nil
+		}
 		end := time.Unix(1000, 0).Add(time.Second)
-		c := sim.DefaultConfig(sim.Latest())
-		c.Knobs.Acct = true
-		kernel := replay{config: c, own: []netip.Addr{own}, late: map[int]int{3: 4}}
+		config := sim.DefaultConfig(sim.Latest())
+		config.Knobs.Acct = true
+		kernel := replay{config: config, own: own, forwards: c.gateway, late: map[int]int{3: 4}}
 		kernel.run(t, file, end, end)
 		flows := map[ct.Tuple]ct.Flow{}
 		for _, f := range kernel.table.Dump() {
 			flows[f.Orig] = *f
 		}
-		r := replay{config: c, own: kernel.own}
+		r := replay{config: config, own: own, forwards: c.gateway}
 		r.run(t, file, end, end)
 		lines, tuples := r.difference(flows)
 		if len(lines) != 1 {
 			t.Fatalf("the order makes no difference: %q", lines)
 		}
 		if lines, _ = r.cross(t, file, end, end, flows, tuples); (len(lines) == 0) != agrees {
-			t.Errorf("%s apart: %q", apart, lines)
+			t.Errorf("%s apart, gateway %t: %q", apart, c.gateway, lines)
 		}
 	}
 }

@@ -21,6 +21,8 @@ type replay struct {
 	// own are the host's addresses: what it sends enters connection tracking
 	// at its output, and what runs out of hops for anybody else ends in it.
 	own []netip.Addr
+	// forwards: the host is a gateway, captured on all its devices.
+	forwards bool
 	// drops, if set, tells the packets that the host's rules drop.
 	drops func(*sim.Packet) bool
 	// chosen is how the kernel translated, by original tuple: the tuples of the

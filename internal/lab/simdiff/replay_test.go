@@ -46,6 +46,7 @@ func (s *stage) replay(e sim.Era) *replay {
 	c.Max, c.Buckets, c.Knobs.Acct = 0, 1<<16, true
 	r := &replay{config: c, own: []netip.Addr{s.tracker.Addr4, s.tracker.Addr6}}
 	if s.gateway {
+		r.forwards = true
 		r.own = append(r.own, gatewayOut4, gatewayOut6)
 		for _, src := range []netip.Prefix{s.client.Sources4, netip.PrefixFrom(s.client.Addr4, 24).Masked()} {
 			r.config.NAT = append(r.config.NAT, sim.NATRule{Kind: sim.Masquerade, Src: src, To: gatewayOut4})
@@ -191,46 +192,67 @@ func (r *replay) run(t *testing.T, file *os.File, at, read time.Time) {
 //
 // What the host sends is tracked before it is captured, what it receives
 // after: when it sends while it receives, and the capture has the received
-// packet first, the tracking may have come in the other order.
+// packet first, the tracking may have come in the other order. A gateway may
+// receive from both sides on two processors, and the order is anybody's.
 func (r *replay) cross(t *testing.T, file *os.File, at, read time.Time, kernel map[ct.Tuple]ct.Flow, flows []ct.Tuple) (lines []string, tuples []ct.Tuple) {
 	t.Helper()
 	r.late = map[int]int{}
 	for _, orig := range flows {
 		for _, c := range r.crossings(t, file, at, orig) {
-			r.late[c.received] = c.sent
+			r.late[c.first] = c.second
 			r.run(t, file, at, read)
 			if _, differ := r.difference(kernel); !slices.Contains(differ, orig) {
-				t.Logf("%s: as in the kernel if packet %d came before packet %d", orig, c.sent, c.received)
+				t.Logf("%s: as in the kernel if packet %d came before packet %d", orig, c.second, c.first)
 				break
 			}
-			delete(r.late, c.received)
+			delete(r.late, c.first)
 		}
 	}
 	r.run(t, file, at, read)
 	return r.difference(kernel)
 }
 
-// crossing is a received packet with the one that the host sent right after it.
-type crossing struct{ received, sent int }
+// crossing is a packet with the one of the other direction right after it.
+type crossing struct{ first, second int }
 
 // crossings returns those of one flow, of which the order is not certain.
 func (r *replay) crossings(t *testing.T, file *os.File, until time.Time, orig ct.Tuple) (found []crossing) {
 	const apart = sim.Time(time.Millisecond)
-	last, lastAt, received := 0, sim.Time(0), false
+	var last struct {
+		number          int
+		at              sim.Time
+		received, reply bool
+		tcp             sim.Segment
+	}
+	known := false
 	r.history = func(at sim.Time, p *sim.Packet, res sim.Result) {
 		var f ct.Flow
 		if !r.table.Flow(res.Entry, &f) || f.Orig != orig {
 			return
 		}
 		own := slices.Contains(r.own, p.Tuple.Src)
-		if own && received && at-lastAt < apart {
-			found = append(found, crossing{received: last, sent: r.packets})
+		if known && last.received && (own || r.forwards) && last.reply != res.Reply &&
+			at-last.at < apart && !answers(&p.TCP, &last.tcp) {
+			found = append(found, crossing{first: last.number, second: r.packets})
 		}
-		last, lastAt, received = r.packets, at, !own
+		last.number, last.at, last.received, last.reply, last.tcp = r.packets, at, !own, res.Reply, p.TCP
+		known = true
 	}
 	r.run(t, file, until, until)
 	r.history = nil
 	return found
+}
+
+// answers reports whether a segment acknowledges all of another one, so that it
+// cannot have been sent before that arrived.
+func answers(s, other *sim.Segment) bool {
+	n := other.PayloadLen
+	for _, f := range []uint8{sim.TCPSyn, sim.TCPFin} {
+		if other.Flags&f != 0 {
+			n++
+		}
+	}
+	return n > 0 && s.Flags&sim.TCPAck != 0 && int32(s.Ack-other.Seq-n) >= 0
 }
 
 // tell plays the capture again and prints the last packets of one flow.
