@@ -96,6 +96,19 @@ type Segment struct {
 	Options    TCPOptions
 }
 
+// End is the sequence number behind the segment: SYN and FIN take one each
+// (segment_seq_plus_len).
+func (s *Segment) End() uint32 {
+	end := s.Seq + s.PayloadLen
+	if s.Flags&TCPSyn != 0 {
+		end++
+	}
+	if s.Flags&TCPFin != 0 {
+		end++
+	}
+	return end
+}
+
 // SCTPPacket is an SCTP common header and its chunks.
 type SCTPPacket struct {
 	VTag   uint32

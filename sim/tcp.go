@@ -126,18 +126,6 @@ var tcpFlagsValid = func() (valid [256]bool) {
 	return valid
 }()
 
-// tcpEnd is the sequence number behind a segment.
-func tcpEnd(s *Segment) uint32 {
-	end := s.Seq + s.PayloadLen
-	if s.Flags&TCPSyn != 0 {
-		end++
-	}
-	if s.Flags&TCPFin != 0 {
-		end++
-	}
-	return end
-}
-
 // tcpClosing reports whether a state is past the first FIN or a reset
 // (tcp_can_early_drop).
 func tcpClosing(s ct.State) bool { return s >= ct.TCPFinWait && s <= ct.TCPClose }
@@ -223,7 +211,7 @@ func (t *Table) tcpNew(e *entry, k *track, s *Segment) bool {
 		return false
 	}
 	first := &k.seen[orig]
-	first.end = tcpEnd(s)
+	first.end = s.End()
 	first.maxWin = max(uint32(s.Window), 1)
 	first.maxEnd = first.end
 	if to == ss {
@@ -282,7 +270,7 @@ func (t *Table) tcpResync(k *track, kind tcpKind, dir int, s *Segment) bool {
 // tcpRemember notes a segment that is let through without being believed.
 func (t *Table) tcpRemember(k *track, was uint8, kind tcpKind, dir int, s *Segment) {
 	k.lastKind, k.lastDir = kind, uint8(dir)
-	k.lastSeq, k.lastEnd, k.lastWin = s.Seq, tcpEnd(s), s.Window
+	k.lastSeq, k.lastEnd, k.lastWin = s.Seq, s.End(), s.Window
 	if kind == kindSyn && dir == orig {
 		k.lastFlags, k.lastScale = 0, 0
 		if s.Options.HasWScale {

@@ -22,7 +22,7 @@ const maxAckWindow = 66000
 //	ack/sack  > R.end − max(S.maxWin,66000) not too late
 func (t *Table) tcpInWindow(e *entry, k *track, dir int, kind tcpKind, p *Segment) windowResult {
 	s, r := &k.seen[dir], &k.seen[1-dir]
-	seq, ack, win, end := p.Seq, p.Ack, uint32(p.Window), tcpEnd(p)
+	seq, ack, win, end := p.Seq, p.Ack, uint32(p.Window), p.End()
 	sack := ack
 	if r.flags&tcpSACKPerm != 0 && p.Options.HasSACK {
 		sack = p.Options.SACK

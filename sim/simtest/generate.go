@@ -255,19 +255,8 @@ func (k *tcpTalk) sane(dir int, flags uint8, payload uint32) Step {
 		st.P.TCP.Ack = peer.next
 		me.acked = peer.next
 	}
-	me.next = end(&st.P.TCP)
+	me.next = st.P.TCP.End()
 	return st
-}
-
-func end(s *sim.Segment) uint32 {
-	e := s.Seq + s.PayloadLen
-	if s.Flags&sim.TCPSyn != 0 {
-		e++
-	}
-	if s.Flags&sim.TCPFin != 0 {
-		e++
-	}
-	return e
 }
 
 func (k *tcpTalk) segment(dir int, flags uint8, seq, ack, payload uint32) Step {
@@ -306,8 +295,8 @@ func (k *tcpTalk) any() Step {
 	if g.chance(2) {
 		st.Defect = pick(g, BadChecksum, Truncated, BadLength)
 	}
-	if g.chance(80) && !sequenceAfter(me.next, end(&st.P.TCP)) && end(&st.P.TCP)-me.next < 1<<20 {
-		me.next = end(&st.P.TCP)
+	if g.chance(80) && !sequenceAfter(me.next, st.P.TCP.End()) && st.P.TCP.End()-me.next < 1<<20 {
+		me.next = st.P.TCP.End()
 	}
 	if flags&sim.TCPAck != 0 && g.chance(80) && st.P.TCP.Ack == peer.next {
 		me.acked = st.P.TCP.Ack

@@ -31,8 +31,7 @@ func TestCross(t *testing.T) {
 		{0, true, true},
 		{5 * time.Millisecond, true, false},
 	} {
-		apart, agrees := c.apart, c.agrees
-		file := closing(t, host, apart)
+		file := closing(t, host, c.apart)
 		own := []netip.Addr{host}
 		if c.gateway {
 			own = nil
@@ -52,8 +51,8 @@ func TestCross(t *testing.T) {
 		if len(lines) != 1 {
 			t.Fatalf("the order makes no difference: %q", lines)
 		}
-		if lines, _ = r.cross(t, file, end, end, flows, tuples); (len(lines) == 0) != agrees {
-			t.Errorf("%s apart, gateway %t: %q", apart, c.gateway, lines)
+		if lines, _ = r.cross(t, file, end, end, flows, tuples); (len(lines) == 0) != c.agrees {
+			t.Errorf("%s apart, gateway %t: %q", c.apart, c.gateway, lines)
 		}
 	}
 }
