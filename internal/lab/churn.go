@@ -51,7 +51,7 @@ func (h *Host) churn(ctx context.Context, proto ct.Proto, target netip.AddrPort,
 	err = h.Do(func() error {
 		var batch []question
 		for i := 0; p.next(i); i++ {
-			q, err := open(spread(proto, sources, target, load.First+i), uint16(i))
+			q, err := open(spreadOver(belowLocal, proto, sources, target, load.First+i), uint16(i))
 			c.Asked++
 			switch {
 			case err == nil:

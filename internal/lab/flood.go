@@ -160,10 +160,23 @@ func (p *pace) breath(i int) bool {
 // once, then every address with another port. All tuples differ until i
 // exceeds 64,512 times the size of the prefix.
 func spread(proto ct.Proto, sources netip.Prefix, target netip.AddrPort, i int) ct.Tuple {
+	return spreadOver(unprivileged, proto, sources, target, i)
+}
+
+// Numbers of ports from 1024 on. belowLocal ends where ip_local_port_range begins: a
+// socket that is bound to a port of that range keeps it from every connect that
+// leaves the choice to the kernel, whatever the address, until TIME_WAIT is over.
+const (
+	unprivileged = 65536 - 1024
+	belowLocal   = 32768 - 1024
+)
+
+// spreadOver is spread over the first ports from 1024 on.
+func spreadOver(ports uint32, proto ct.Proto, sources netip.Prefix, target netip.AddrPort, i int) ct.Tuple {
 	n := size(sources)
 	at := uint32(uint64(i) * 2654435761 % uint64(n)) // n is a power of two, the factor odd
 	round := uint32(uint64(i) / uint64(n))
-	port := 1024 + (round*7919+at*31)%64512
+	port := 1024 + (round*7919+at*31)%ports
 	return ct.Tuple{Proto: proto, Src: Nth(sources, at), Dst: target.Addr(),
 		SrcPort: uint16(port), DstPort: target.Port()}
 }
