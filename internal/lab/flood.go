@@ -171,7 +171,8 @@ const (
 	belowLocal   = 32768 - 1024
 )
 
-// spreadOver is spread over the first ports from 1024 on.
+// spreadOver is spread over so many ports from 1024 on. Their number must share no
+// factor with 7919.
 func spreadOver(ports uint32, proto ct.Proto, sources netip.Prefix, target netip.AddrPort, i int) ct.Tuple {
 	n := size(sources)
 	at := uint32(uint64(i) * 2654435761 % uint64(n)) // n is a power of two, the factor odd

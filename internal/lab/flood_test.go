@@ -116,3 +116,19 @@ func TestSpreadNeverRepeats(t *testing.T) {
 		}
 	}
 }
+
+// A churn's sockets keep off the ports from which connect chooses by itself.
+func TestChurnsPortsAreNotConnects(t *testing.T) {
+	target := netip.MustParseAddrPort("192.0.2.1:80")
+	seen := make(map[ct.Tuple]bool)
+	for i := range 31_744 * 4 {
+		tuple := spreadOver(belowLocal, ct.TCP, netip.MustParsePrefix("10.2.0.0/30"), target, i)
+		if seen[tuple] {
+			t.Fatalf("tuple %d, %s, came before", i, tuple)
+		}
+		if tuple.SrcPort < 1024 || tuple.SrcPort >= 32768 {
+			t.Fatalf("tuple %d is from port %d", i, tuple.SrcPort)
+		}
+		seen[tuple] = true
+	}
+}
