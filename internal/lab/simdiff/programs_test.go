@@ -77,7 +77,8 @@ func runWrk(s *stage) {
 }
 
 // runDig asks from many addresses, some of them from one port, and from one
-// port again and again.
+// port again: at once, and well after the two seconds that make a stream. Near
+// those the kernel's clock tick decides, which a capture does not tell.
 func runDig(s *stage) {
 	s.server.ServeDNS(53)
 	batch := filepath.Join(s.TempDir(), "names")
@@ -98,9 +99,10 @@ func runDig(s *stage) {
 		from := lab.Nth(s.client.Sources4, 100+i).String()
 		dig(at4, "-b", from+"#4000", "example.org")
 		dig(at4, "-b", from+"#53", "example.org")
+		dig(at4, "-b", from+"#53", "again.example.org")
 	}
 	dig(at4, "-p", "54", "nobody.answers")
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond)
 	dig(at4, "-b", lab.Nth(s.client.Sources4, 100).String()+"#4000", "later.example.org")
 	dig(at4, "-b", lab.Nth(s.client.Sources4, 101).String()+"#4000", "later.example.org")
 }
