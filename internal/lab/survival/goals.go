@@ -26,14 +26,20 @@ func (c *cell) reported() bool {
 
 func (c *cell) named(prefix string) bool { return strings.HasPrefix(c.scenario.Name, prefix) }
 
-// beside returns the cell of another defence with the same scenario and limits.
-func (c *cell) beside(all []cell, d Defence) *cell {
+// beside returns the cell of another defence with the same scenario and limits,
+// of attacks as long, or else of others.
+func (c *cell) beside(all []cell, d Defence) (other *cell) {
 	for i := range all {
-		if o := &all[i]; o.scenario == c.scenario && o.max == c.max && o.acct == c.acct && o.defence == d {
+		o := &all[i]
+		if o.scenario != c.scenario || o.max != c.max || o.acct != c.acct || o.defence != d {
+			continue
+		}
+		if o.seconds == c.seconds {
 			return o
 		}
+		other = o
 	}
-	return nil
+	return other
 }
 
 // tools is the smaller of the shares that wrk and dig got in the worst run.
@@ -202,7 +208,7 @@ func (g *goal) outcome(cells []cell, d Defence) string {
 			met++
 			continue
 		}
-		short = append(short, fmt.Sprintf("%s (%s): %s", c.scenario.Name, thousands(c.max), g.say(c, cells)))
+		short = append(short, fmt.Sprintf("%s (%s, %d s): %s", c.scenario.Name, thousands(c.max), c.seconds, g.say(c, cells)))
 	}
 	if judged == 0 {
 		return "not measured"

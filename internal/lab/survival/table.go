@@ -1,7 +1,9 @@
 package survival
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 )
@@ -12,8 +14,12 @@ type cell struct {
 	defence  Defence
 	max      int
 	acct     bool
+	seconds  int // length of the attacks
 	runs     []Result
 }
+
+// length is how long an attack lasted; one that ended a second late is no other.
+func length(r Result) int { return int(math.Round(r.AttackSeconds/6)) * 6 }
 
 // Table is the published table: the goals with what came of them, then every
 // scenario with every defence.
@@ -42,11 +48,11 @@ func Table(list []Result) string {
 func group(list []Result) (cells []cell) {
 	for _, s := range Scenarios {
 		for _, acct := range []bool{false, true} {
-			for _, limit := range limitsOf(list, s, acct) {
+			for _, size := range sizesOf(list, s, acct) {
 				for _, d := range Defences {
-					c := cell{scenario: s, defence: d, max: limit, acct: acct}
+					c := cell{scenario: s, defence: d, max: size.max, acct: acct, seconds: size.seconds}
 					for _, r := range list {
-						if r.Scenario == s.Name && r.Accounting == acct && r.Defence == d && r.Table == limit {
+						if r.Scenario == s.Name && r.Accounting == acct && r.Defence == d && sizeOf(r) == size {
 							c.runs = append(c.runs, r)
 						}
 					}
@@ -60,18 +66,25 @@ func group(list []Result) (cells []cell) {
 	return cells
 }
 
-func limitsOf(list []Result, s *Scenario, acct bool) (limits []int) {
+// size is what a scenario is played at.
+type size struct{ max, seconds int }
+
+func sizeOf(r Result) size { return size{r.Table, length(r)} }
+
+func sizesOf(list []Result, s *Scenario, acct bool) (sizes []size) {
 	for _, r := range list {
-		if r.Scenario == s.Name && r.Accounting == acct && !slices.Contains(limits, r.Table) {
-			limits = append(limits, r.Table)
+		if r.Scenario == s.Name && r.Accounting == acct && !slices.Contains(sizes, sizeOf(r)) {
+			sizes = append(sizes, sizeOf(r))
 		}
 	}
-	slices.Sort(limits)
-	return limits
+	slices.SortFunc(sizes, func(a, b size) int {
+		return cmp.Or(cmp.Compare(a.max, b.max), cmp.Compare(a.seconds, b.seconds))
+	})
+	return sizes
 }
 
 func (c *cell) head() string {
-	head := fmt.Sprintf("%s: %s, max %s, %.0f s", c.scenario.Name, c.scenario.Title, thousands(c.max), c.runs[0].AttackSeconds)
+	head := fmt.Sprintf("%s: %s, max %s, %d s", c.scenario.Name, c.scenario.Title, thousands(c.max), c.seconds)
 	if c.acct {
 		head += ", with accounting"
 	}
