@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -50,6 +51,7 @@ type Reader struct {
 	src   source
 	rec   record
 	last  sim.Time
+	leapt sim.Time // where a time that leapt ahead was skipped; 0 if none was
 	stats Stats
 	close func()
 }
@@ -63,9 +65,19 @@ type Stats struct {
 	// Backwards counts packets that bear an earlier time than the one before;
 	// they are handed out at the time of the one before.
 	Backwards uint64
-	// Cut is set when the capture ends in the middle of a packet.
-	Cut bool
+	// Cut is set when the capture ends in the middle of a packet, or could not be
+	// read further: then Damage says why.
+	Cut    bool
+	Damage string
 }
+
+// latest bounds times: sums with timeouts stay far from the end of [sim.Time].
+const latest = 1 << 62 // in the year 2116
+
+// leap is how far a time may be ahead of the one before. One packet that is
+// further ahead is taken for damaged, or all behind it would be dragged there;
+// where the next one is there too, time has passed.
+const leap = sim.Time(365 * 24 * time.Hour)
 
 // NewReader recognises the format by the first bytes.
 func NewReader(r io.Reader) (*Reader, error) {
@@ -110,17 +122,17 @@ func openSource(br *bufio.Reader) (source, error) {
 }
 
 // Next fills p with the next packet that connection tracking would see, and
-// returns its time. It returns io.EOF after the last. A capture that breaks off
-// ends like one that does not, with Stats.Cut set.
+// returns its time. It returns io.EOF after the last. A capture that breaks off, or
+// is damaged behind some packets, ends like one that does not, with Stats.Cut set.
 func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
 	rec := &r.rec
 	for {
 		if err := r.src.next(rec); err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				r.stats.Cut = true
-				err = io.EOF
-			}
-			return 0, err
+			return 0, r.end(err)
+		}
+		if !r.timely(rec.at) {
+			r.stats.Skipped[OddTime]++
+			continue
 		}
 		if !plainTCP(rec, p) {
 			if reason := decode(rec, p); reason != "" {
@@ -137,6 +149,33 @@ func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
 		r.stats.Bytes += uint64(p.Length)
 		return rec.at, nil
 	}
+}
+
+// end makes what is wrong with a capture its end, if there was something before.
+func (r *Reader) end(err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		r.stats.Cut = true
+	case r.stats.Packets > 0:
+		r.stats.Cut, r.stats.Damage = true, err.Error()
+	default:
+		return err
+	}
+	return io.EOF
+}
+
+// timely reports whether a time can be that of the next packet.
+func (r *Reader) timely(at sim.Time) bool {
+	if at >= 0 && at <= latest && (r.stats.Packets == 0 || at-r.last <= leap) {
+		return true
+	}
+	if at < 0 || at > latest {
+		return false
+	}
+	before := r.leapt
+	r.leapt = at
+	return before != 0 && max(at-before, before-at) <= leap
 }
 
 // Hops returns the time to live, or hop limit, of the packet that Next returned

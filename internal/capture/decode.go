@@ -18,6 +18,7 @@ const (
 	CutShort     Reason = "cut short by the snap length"
 	BadIP        Reason = "IP header contradicts itself"
 	LaterPart    Reason = "later fragment of a packet (its first one counts)"
+	OddTime      Reason = "at a time that is out of the question"
 	NeighbourMsg Reason = "neighbour or listener discovery (never tracked)"
 )
 

@@ -73,7 +73,7 @@ func dryMachine(set string) (*guardsim.Setup, error) {
 	}
 	m := simulate.Base(era, live, 1)
 	if set != "" {
-		chosen, err := simulate.ParseSetting(set, m)
+		chosen, err := simulate.ParseSetting(set, m, live != nil)
 		if err != nil {
 			return nil, err
 		}

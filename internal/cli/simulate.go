@@ -69,9 +69,9 @@ func newSimulate(env *Env) *cobra.Command {
 	fs.StringVar(&s.era, "era", "", "kernel era: "+strings.Join(eraNames(), ", ")+" (default this machine's)")
 	fs.Uint64Var(&s.seed, "seed", 0, "seed of all that is random (default the workload's)")
 	fs.Float64Var(&s.scale, "scale", 1, "simulate this part of a workload, 0 to 1, on a table as much smaller")
-	fs.StringVar(&s.find, "find", "", "search the smallest value of this key that meets --target")
+	fs.StringVar(&s.find, "find", "", "search the smallest max or buckets, or the longest timeout, that meets --target")
 	fs.IntVar(&s.low, "from", 1, "the search's lower end")
-	fs.IntVar(&s.high, "to", 8<<20, "the search's upper end")
+	fs.IntVar(&s.high, "to", 8<<20, "the search's upper end; of timeouts at most five days")
 	fs.StringVar(&s.target, "target", "refused == 0", "condition over the results, such as: served >= 0.995")
 	fs.IntVar(&s.workers, "jobs", 0, "settings that run at once (default the number of CPUs)")
 	fs.StringVarP(&s.output, "output", "o", "text", "format: text, json, csv, html or svg")
@@ -113,6 +113,9 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 	}
 	defer in.close()
 	if s.find != "" {
+		if len(settings) > 1 {
+			return &HintError{errors.New("--find searches over one configuration, and several were given"), "put everything into one --set, separated by commas"}
+		}
 		return s.search(ctx, settings[0], in)
 	}
 	p := newProgress(s.env)
@@ -128,6 +131,9 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 		return err
 	}
 	in.report(s.env.Stderr)
+	if err := in.empty(); err != nil {
+		return err
+	}
 	if err := s.print(rs, nil, in); err != nil {
 		return err
 	}
@@ -174,7 +180,7 @@ func (s *simulator) settings(base sim.Config) ([]simulate.Setting, error) {
 	}
 	out := make([]simulate.Setting, len(sets))
 	for i, text := range sets {
-		set, err := simulate.ParseSetting(text, base)
+		set, err := simulate.ParseSetting(text, base, s.from == "live")
 		if err != nil {
 			return nil, err
 		}
@@ -201,6 +207,10 @@ func (s *simulator) search(ctx context.Context, set simulate.Setting, in *traffi
 		return &ExitError{ExitFound, err}
 	}
 	if err != nil {
+		return err
+	}
+	in.report(s.env.Stderr)
+	if err := in.empty(); err != nil {
 		return err
 	}
 	return s.print(f.Runs[len(f.Runs)-1:], f, in)
@@ -255,7 +265,7 @@ func (s *simulator) print(rs []simulate.Result, f *simulate.Found, in *trafficIn
 func (s *simulator) note(f *simulate.Found) string {
 	var parts []string
 	if f != nil {
-		parts = append(parts, fmt.Sprintf("The smallest %s with %s is %d.", f.Key, f.Target, f.Value))
+		parts = append(parts, fmt.Sprintf("The %s %s with %s is %d.", f.Which(), f.Key, f.Target, f.Value))
 	}
 	if s.scale < 1 {
 		parts = append(parts, fmt.Sprintf("Thinned: %g of the connections were simulated, on a table of that size; the figures are those of all.", s.scale))

@@ -158,6 +158,7 @@ type captureCounts struct {
 	Skipped   map[string]uint64 `json:"skipped,omitempty"`
 	Backwards uint64            `json:"backwards"`
 	Cut       bool              `json:"cut"`
+	Damage    string            `json:"damage,omitempty"` // why it was not read further
 }
 
 func (in *trafficInput) counts() []captureCounts {
@@ -166,7 +167,7 @@ func (in *trafficInput) counts() []captureCounts {
 	}
 	var out []captureCounts
 	for i, st := range in.captures.Stats() {
-		c := captureCounts{File: in.files[i], Packets: st.Packets, Backwards: st.Backwards, Cut: st.Cut}
+		c := captureCounts{File: in.files[i], Packets: st.Packets, Backwards: st.Backwards, Cut: st.Cut, Damage: st.Damage}
 		for reason, n := range st.Skipped {
 			if c.Skipped == nil {
 				c.Skipped = make(map[string]uint64)
@@ -176,6 +177,20 @@ func (in *trafficInput) counts() []captureCounts {
 		out = append(out, c)
 	}
 	return out
+}
+
+// empty says so where no packet of the captures could be used.
+func (in *trafficInput) empty() error {
+	if in.captures == nil {
+		return nil
+	}
+	for _, c := range in.counts() {
+		if c.Packets > 0 {
+			return nil
+		}
+	}
+	return &HintError{errors.New("nothing was simulated: the captures hold no packet that connection tracking would see"),
+		"capture IP packets of Ethernet, raw IP or Linux cooked devices, such as: tcpdump -i any -s 128 -w FILE"}
 }
 
 // report says what of the captures was not simulated.
@@ -189,7 +204,10 @@ func (in *trafficInput) report(w io.Writer) {
 		if c.Backwards > 0 {
 			parts = append(parts, fmt.Sprintf("%d bear an earlier time than the one before (taken at its time)", c.Backwards))
 		}
-		if c.Cut {
+		switch {
+		case c.Damage != "":
+			parts = append(parts, "it could not be read further: "+c.Damage)
+		case c.Cut:
 			parts = append(parts, "it breaks off in the middle of a packet")
 		}
 		if len(parts) > 0 {

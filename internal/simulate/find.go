@@ -8,6 +8,8 @@ import (
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/vm"
+
+	"github.com/ctwarden/ctwarden/ct"
 )
 
 // Target is a condition over the figures of a run, such as "refused == 0 &&
@@ -63,64 +65,141 @@ type Found struct {
 	Runs   []Result `json:"runs"` // those made, the last the one that meets the target
 }
 
-// Find searches the smallest value of a key with which a run meets the target.
-// The condition must stay met above that value, as it does for refusals over
-// max. tell is told of every run.
+// Which says what of the values that meet the target was searched.
+func (f *Found) Which() string {
+	if longest(f.Key) {
+		return "longest"
+	}
+	return "smallest"
+}
+
+// longest reports whether more of a key is harder on the table: of timeouts the
+// longest is wanted.
+func longest(key string) bool {
+	_, timeout := ct.ParseTimeoutKey(key)
+	return timeout
+}
+
+// longestTimeout bounds the search: nothing is kept for longer by default.
+const longestTimeout = 432_000
+
+// finder is a search under way.
+type finder struct {
+	ctx     context.Context
+	base    Setting
+	target  *Target
+	traffic func() (Traffic, error)
+	o       Options
+	tell    func(value int, met bool)
+	found   *Found
+}
+
+// Find searches the smallest value of max or buckets, or the longest timeout,
+// with which a run meets the target. The condition must stay met on the far side
+// of that value, as it does for refusals over max. tell is told of every run.
 func Find(ctx context.Context, base Setting, key string, low, high int, target *Target, traffic func() (Traffic, error), o Options, tell func(value int, met bool)) (*Found, error) {
 	if !Searchable(key) || low < 0 || high < low {
 		return nil, fmt.Errorf("%w: cannot search %s between %d and %d", ErrSetting, key, low, high)
 	}
-	f := &Found{Key: key, Target: target.text}
-	try := func(v int) (Result, bool, error) {
-		s := base
-		s.Name = key + "=" + strconv.Itoa(v)
-		if err := s.set(key, strconv.Itoa(v)); err != nil {
-			return Result{}, false, err
-		}
-		rs, err := Compare(ctx, []Setting{s}, traffic, o)
-		if err != nil {
-			return Result{}, false, err
-		}
-		met, err := target.Met(&rs[0])
-		if tell != nil {
-			tell(v, met)
-		}
-		f.Runs = append(f.Runs, rs[0])
-		return rs[0], met, err
+	f := &finder{ctx: ctx, base: base, target: target, traffic: traffic, o: o, tell: tell,
+		found: &Found{Key: key, Target: target.text}}
+	var best Result
+	var err error
+	if longest(key) {
+		best, err = f.largest(low, max(low, min(high, longestTimeout)))
+	} else {
+		best, err = f.smallest(low, high)
 	}
-	best, met, err := try(high)
+	if errors.Is(err, ErrNotFound) {
+		return f.found, err
+	}
 	if err != nil {
 		return nil, err
 	}
-	if !met {
-		return f, fmt.Errorf("%w: not even %s=%d", ErrNotFound, key, high)
+	f.found.Runs = append(f.found.Runs, best)
+	return f.found, nil
+}
+
+// try runs one value. A run that was called off says nothing.
+func (f *finder) try(v int) (Result, bool, error) {
+	s := f.base
+	s.Name = f.found.Key + "=" + strconv.Itoa(v)
+	if err := s.set(f.found.Key, strconv.Itoa(v)); err != nil {
+		return Result{}, false, err
 	}
-	f.Value = high
-	// A run that never filled the table tells what it needs.
-	if key == "max" && best.Peak < high && best.Peak >= low {
-		high = best.Peak
+	rs, err := Compare(f.ctx, []Setting{s}, f.traffic, f.o)
+	if err == nil {
+		err = f.ctx.Err()
+	}
+	if err != nil {
+		return Result{}, false, err
+	}
+	met, err := f.target.Met(&rs[0])
+	if f.tell != nil {
+		f.tell(v, met)
+	}
+	f.found.Runs = append(f.found.Runs, rs[0])
+	if met && err == nil {
+		f.found.Value = v
+	}
+	return rs[0], met, err
+}
+
+func (f *finder) smallest(low, high int) (best Result, err error) {
+	r, met, err := f.try(high)
+	if err != nil {
+		return best, err
+	}
+	if !met {
+		return best, fmt.Errorf("%w: not even %s=%d", ErrNotFound, f.found.Key, high)
+	}
+	best = r
+	// A run that never filled the table tells what it needs, within one.
+	if f.found.Key == "max" && low < r.Peak && r.Peak < high {
+		if r, met, err = f.try(r.Peak); err != nil {
+			return best, err
+		}
+		if met {
+			best, high = r, best.Peak
+		} else {
+			low = best.Peak + 1
+		}
 	}
 	for low < high {
 		mid := low + (high-low)/2
-		r, met, err := try(mid)
+		r, met, err := f.try(mid)
 		if err != nil {
-			return nil, err
+			return best, err
 		}
 		if met {
-			high, best, f.Value = mid, r, mid
+			best, high = r, mid
 		} else {
 			low = mid + 1
 		}
 	}
-	if f.Value != high {
-		r, met, err := try(high)
+	return best, nil
+}
+
+func (f *finder) largest(low, high int) (best Result, err error) {
+	r, met, err := f.try(low)
+	if err != nil {
+		return best, err
+	}
+	if !met {
+		return best, fmt.Errorf("%w: not even %s=%d", ErrNotFound, f.found.Key, low)
+	}
+	best = r
+	for low < high {
+		mid := low + (high-low+1)/2
+		r, met, err := f.try(mid)
 		if err != nil {
-			return nil, err
+			return best, err
 		}
 		if met {
-			best, f.Value = r, high
+			best, low = r, mid
+		} else {
+			high = mid - 1
 		}
 	}
-	f.Runs = append(f.Runs, best)
-	return f, nil
+	return best, nil
 }

@@ -3,7 +3,9 @@ package simulate
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,13 +25,17 @@ func Fit(s *ct.Snapshot, length time.Duration) (*workload.Spec, []string, error)
 	if s.Census == nil || s.Rates == nil || !s.Rates.Panel {
 		return nil, nil, fmt.Errorf("%w: two readings of its entries are needed", ErrNoTable)
 	}
-	f := &fitter{s: s, births: make(map[ct.Proto]float64)}
+	f := &fitter{s: s, births: make(map[ct.Proto]float64), silent: make(map[ct.Proto]float64)}
 	for _, b := range s.Rates.BirthsByClass {
 		f.births[b.Proto] += b.PerSecond
+		if !b.Replied {
+			f.silent[b.Proto] += b.PerSecond
+		}
 	}
 	spec := &workload.Spec{Version: workload.Version, Seed: 1, Duration: workload.Duration(length),
 		Title: fmt.Sprintf("fitted to %s, %s", s.Host, s.Time.UTC().Format(time.RFC3339))}
-	for _, p := range []ct.Proto{ct.TCP, ct.UDP, ct.ICMP} {
+	fitted := []ct.Proto{ct.TCP, ct.UDP, ct.ICMP}
+	for _, p := range fitted {
 		spec.Classes = append(spec.Classes, f.classes(p)...)
 	}
 	if len(spec.Classes) == 0 {
@@ -40,6 +46,11 @@ func Fit(s *ct.Snapshot, length time.Duration) (*workload.Spec, []string, error)
 		"Connections that came and went between the readings are not in it: their rate is a lower bound.",
 		"How connections pause within their life cannot be told from a table; they exchange something every ten seconds.",
 	}
+	for _, p := range slices.Sorted(maps.Keys(f.births)) {
+		if !slices.Contains(fitted, p) && f.births[p] > 0 {
+			notes = append(notes, fmt.Sprintf("%s is left out: %.1f new entries a second.", p, f.births[p]))
+		}
+	}
 	return spec, notes, spec.Validate()
 }
 
@@ -48,7 +59,8 @@ var ErrNoTable = fmt.Errorf("cannot fit a workload to this reading of the table"
 
 type fitter struct {
 	s      *ct.Snapshot
-	births map[ct.Proto]float64
+	births map[ct.Proto]float64 // a second
+	silent map[ct.Proto]float64 // those of them that nobody answered
 }
 
 // scaled is the number of entries in the table for which keep holds.
@@ -95,22 +107,23 @@ func (f *fitter) class(p ct.Proto, name string, ports workload.Ports, share floa
 		Arrivals:     workload.Arrivals{Rate: workload.Rate(round(births * share)), Initial: int(share * f.lasting(p))},
 		Sources:      netip.MustParsePrefix("10.0.0.0/8"),
 		SourceCount:  uint32(min(max(f.s.Census.DistinctSources, 1), 1<<24)),
-		Destinations: netip.MustParsePrefix("192.0.2.1/32"),
+		Destinations: destinations(f.s.Census.DistinctDestinations),
 		RoundTrip:    workload.Duration(20 * time.Millisecond),
 	}
 	all := f.scaled(func(k ct.ClassKey) bool { return k.Proto == p })
 	silent := f.scaled(func(k ct.ClassKey) bool { return k.Proto == p && !k.Replied })
-	c.Unanswered = round(silent / all)
+	answered := births - f.silent[p]
+	c.Unanswered = round(f.silent[p] / births)
 	switch p {
 	case ct.TCP:
 		c.Kind, c.End = workload.KindTCP, workload.EndFIN
-		life := time.Duration(f.lasting(p) / births * float64(time.Second))
+		life := perBirth(f.lasting(p), answered)
 		c.Lifetime = workload.Distribution{Shape: workload.Exponential, Mean: workload.Duration(life.Round(time.Millisecond))}
 		c.Pause = workload.Distribution{Mean: workload.Duration(10 * time.Second)}
 	case ct.UDP:
 		c.Kind = workload.KindUDP
 		kept, _ := f.s.Timeouts.Get(ct.TimeoutUDP)
-		life := time.Duration((all-silent)/births*float64(time.Second)) - time.Duration(kept)*time.Second
+		life := perBirth(all-silent, answered) - time.Duration(kept)*time.Second
 		if life > time.Second {
 			c.Lifetime = workload.Distribution{Shape: workload.Exponential, Mean: workload.Duration(life.Round(time.Millisecond))}
 			c.Pause = workload.Distribution{Mean: workload.Duration(5 * time.Second)}
@@ -120,6 +133,24 @@ func (f *fitter) class(p ct.Proto, name string, ports workload.Ports, share floa
 		c.Arrivals.Initial = 0
 	}
 	return c
+}
+
+// perBirth is how long entries live, by Little's law: of so many with so many
+// births a second.
+func perBirth(entries, births float64) time.Duration {
+	if births <= 0 {
+		return 0
+	}
+	return time.Duration(min(entries/births, 30*24*3600) * float64(time.Second))
+}
+
+// destinations is a prefix of about as many addresses: one address has no more
+// than 64,512 flows of one source to one port.
+func destinations(n uint64) netip.Prefix {
+	if n <= 1 {
+		return netip.MustParsePrefix("192.0.2.1/32")
+	}
+	return netip.PrefixFrom(netip.MustParseAddr("100.64.0.0"), 32-min(bits.Len64(n-1), 22))
 }
 
 // lasting are the connections that are open now.

@@ -27,7 +27,7 @@ func live() *ct.Snapshot {
 		Classes: []ct.Class{cl(ct.TCP, ct.TCPEstablished, true, 12000), cl(ct.TCP, ct.TCPTimeWait, true, 12000), cl(ct.UDP, 0, false, 6000)},
 		Ports:   []ct.Heavy{{Proto: ct.TCP, Port: 443, Entries: 24000}, {Proto: ct.UDP, Port: 53, Entries: 6000}}}
 	s.Rates = &ct.Rates{Interval: 60 * time.Second, Panel: true, CountStart: ct.Known(29400), CountEnd: ct.Known(30000),
-		BirthsByClass: []ct.ClassRate{{ClassKey: ct.ClassKey{Proto: ct.TCP, State: ct.TCPEstablished}, PerSecond: 100}, {ClassKey: ct.ClassKey{Proto: ct.UDP}, PerSecond: 200}}}
+		BirthsByClass: []ct.ClassRate{{ClassKey: ct.ClassKey{Proto: ct.TCP, State: ct.TCPEstablished, Replied: true}, PerSecond: 100}, {ClassKey: ct.ClassKey{Proto: ct.UDP, Replied: true}, PerSecond: 200}}}
 	return s
 }
 

@@ -3,6 +3,7 @@ package simulate
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ type Forecast struct {
 	FullIn    float64 `json:"full_in_seconds"`     // -1: not at this rate
 	Admission float64 `json:"admission_when_full"` // odds of a newcomer, with today's mix
 	Floods    []Flood `json:"floods"`              // how long it holds
+	Survived  []Flood `json:"floods_survived"`     // the largest of each kind that never fills it
 	Parts     []Part  `json:"parts"`               // what each timeout keeps
 	Watched   float64 `json:"watched_seconds"`     // the time between the readings
 	Limited   bool    `json:"limited"`             // false where max is 0
@@ -69,11 +71,26 @@ func Predict(s *ct.Snapshot) (Forecast, error) {
 	return f, nil
 }
 
+// lingers is for how many seconds an expired entry may still count: until
+// garbage collection passes (gc_worker).
+func lingers(v ct.KernelVersion) float64 {
+	if v.AtLeast(5, 15) && !v.AtLeast(5, 18) {
+		return 120
+	}
+	return 60
+}
+
 // floods answers "how big a flood can this table take": a flood of entries that
-// live T seconds fills the room only if its rate times T exceeds it.
+// count for T seconds fills the room only if its rate times T exceeds it.
 func (f *Forecast) floods(s *ct.Snapshot, room float64) {
-	odds := ct.EarlyDropOdds(s.Version, 1, f.Max, s.Limits.Buckets.Or(0))
-	evicts := fmt.Sprintf("the kernel evicts its own kind: %.0f %% of newcomers get in", 100*odds)
+	room = max(room, 0)
+	evicts := "the kernel evicts its own kind where it finds it"
+	if c := s.Census; c != nil {
+		// What fills the room can be evicted, and what could be before.
+		assured := c.Share(c.Sum(func(k ct.ClassKey) bool { return k.Assured })) * float64(f.Count)
+		odds := ct.EarlyDropOdds(s.Version, 1-min(assured/float64(f.Max), 1), f.Max, s.Limits.Buckets.Or(0))
+		evicts = fmt.Sprintf("the kernel evicts its own kind: %.0f %% of newcomers get in", 100*odds)
+	}
 	for _, k := range []struct {
 		kind    string
 		timeout ct.TimeoutKey
@@ -87,15 +104,18 @@ func (f *Forecast) floods(s *ct.Snapshot, room float64) {
 		if !ok {
 			continue
 		}
+		const expires = "its entries expire as fast as they come"
+		counts := float64(seconds) + lingers(s.Version)
 		for _, rate := range []float64{1000, 10000, 100000} {
 			fl := Flood{Kind: k.kind, PerSecond: rate, FullAfter: -1, Then: k.then}
-			if rate*float64(seconds) > room {
-				fl.FullAfter = max(room, 0) / rate
+			if rate*counts > room {
+				fl.FullAfter = room / rate
 			} else {
-				fl.Then = "its entries expire as fast as they come"
+				fl.Then = expires
 			}
 			f.Floods = append(f.Floods, fl)
 		}
+		f.Survived = append(f.Survived, Flood{Kind: k.kind, PerSecond: room / counts, FullAfter: -1, Then: expires})
 	}
 }
 
@@ -160,6 +180,11 @@ func (f *Forecast) WriteText(w io.Writer) error {
 			rows = append(rows, []string{" ", fl.Kind, num(int(fl.PerSecond)), after, fl.Then})
 		}
 		table(&b, rows)
+		var most []string
+		for _, fl := range f.Survived {
+			most = append(most, fmt.Sprintf("%s up to %s a second", fl.Kind, atMost(fl.PerSecond)))
+		}
+		fmt.Fprintf(&b, "Never full by: %s.\n", strings.Join(most, "; "))
 	}
 	if len(f.Parts) > 0 {
 		b.WriteString("\nWhat each timeout keeps in the table\n")
@@ -172,6 +197,14 @@ func (f *Forecast) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// atMost rounds a rate down.
+func atMost(rate float64) string {
+	if rate < 10 {
+		return fmt.Sprintf("%.1f", math.Floor(rate*10)/10)
+	}
+	return num(int(rate))
 }
 
 // Horizon is the default length of a recorded workload.

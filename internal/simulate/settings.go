@@ -3,6 +3,7 @@ package simulate
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,10 +57,11 @@ var keys = []string{"max", "buckets", "era", "name", "tcp_loose", "tcp_be_libera
 
 // ParseSetting reads "max=524288,buckets=131072,tcp_timeout_time_wait=30" over
 // a base. Names may carry the sysctl's prefix. "name=" gives the setting a name
-// of its own, "era=" another kernel.
-func ParseSetting(text string, base sim.Config) (Setting, error) {
+// of its own, "era=" another kernel, with its defaults unless the base is that of
+// a live machine.
+func ParseSetting(text string, base sim.Config, live bool) (Setting, error) {
 	s := Setting{Name: text, Config: base}
-	var values []string
+	var values [][2]string
 	for _, part := range strings.Split(text, ",") {
 		part = strings.TrimSpace(part)
 		if part == "" || part == "live" || part == "default" {
@@ -70,33 +72,37 @@ func ParseSetting(text string, base sim.Config) (Setting, error) {
 			return s, fmt.Errorf("%w: %q has no value: write key=value", ErrSetting, part)
 		}
 		k = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(k), "net.netfilter."), "nf_conntrack_")
-		if k != "name" {
-			values = append(values, k+"="+strings.TrimSpace(v))
+		v = strings.TrimSpace(v)
+		switch k {
+		case "name":
+			s.Name = v
+		case "era": // the values are over its defaults, wherever it stands
+			if err := s.rebase(v, live); err != nil {
+				return s, err
+			}
+			values = append(values, [2]string{k, v})
+		default:
+			values = append(values, [2]string{k, v})
 		}
-		if err := s.set(k, strings.TrimSpace(v)); err != nil {
+	}
+	var told []string
+	for _, kv := range values {
+		told = append(told, kv[0]+"="+kv[1])
+		if kv[0] == "era" {
+			continue
+		}
+		if err := s.set(kv[0], kv[1]); err != nil {
 			return s, err
 		}
 	}
 	if s.Name == "" {
 		s.Name = "default"
 	}
-	s.Values = strings.Join(values, ",")
+	s.Values = strings.Join(told, ",")
 	return s, nil
 }
 
 func (s *Setting) set(key, value string) error {
-	switch key {
-	case "name":
-		s.Name = value
-		return nil
-	case "era":
-		e, err := sim.EraByName(value)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrSetting, err)
-		}
-		s.Config.Era = e
-		return nil
-	}
 	n, err := strconv.ParseInt(value, 10, 32)
 	if err != nil {
 		return fmt.Errorf("%w: %s=%q is not a number", ErrSetting, key, value)
@@ -128,8 +134,33 @@ func (s *Setting) set(key, value string) error {
 		if !ok {
 			return fmt.Errorf("%w: %q is unknown; keys are %s and the timeouts, such as tcp_timeout_time_wait", ErrSetting, key, strings.Join(keys, ", "))
 		}
+		if most := math.MaxInt32 / int64(s.Config.Knobs.HZ); n > most {
+			return fmt.Errorf("%w: %s=%d is more than the kernel takes: at most %d", ErrSetting, key, n, most)
+		}
 		s.Config.Timeouts.Set(t, int32(n))
 	}
+	return nil
+}
+
+// rebase makes the configuration that of another era. A live machine's values
+// stay; what its kernel does not have, such as DCCP's timeouts, comes from the
+// era.
+func (s *Setting) rebase(name string, live bool) error {
+	e, err := sim.EraByName(name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSetting, err)
+	}
+	c := sim.DefaultConfig(e)
+	c.Seed = s.Config.Seed
+	if live {
+		c.Max, c.Buckets, c.Knobs = s.Config.Max, s.Config.Buckets, s.Config.Knobs
+		for k := range ct.NumTimeouts {
+			if v, ok := s.Config.Timeouts.Get(k); ok {
+				c.Timeouts.Set(k, v)
+			}
+		}
+	}
+	s.Config = c
 	return nil
 }
 

@@ -112,14 +112,14 @@ type Result struct {
 	Counters  ct.Counters   `json:"counters"`
 }
 
-// LegitimateServed is the share of legitimate connections that were answered,
-// 0 to 1, and whether the traffic says which are legitimate.
+// LegitimateServed is the share of legitimate connections that were answered and
+// not broken later, 0 to 1, and whether the traffic says which are legitimate.
 func (r *Result) LegitimateServed() (float64, bool) {
 	var started, lost uint64
 	for _, c := range r.Classes {
 		if c.Legitimate {
 			started += c.Started
-			lost += c.GaveUp
+			lost += c.GaveUp + c.Broken
 		}
 	}
 	if started == 0 {

@@ -41,7 +41,7 @@ func traffic(t testing.TB, text string) func() (Traffic, error) {
 
 func setting(t testing.TB, text string) Setting {
 	t.Helper()
-	s, err := ParseSetting(text, Base(sim.Latest(), nil, 1))
+	s, err := ParseSetting(text, Base(sim.Latest(), nil, 1), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestParseSetting(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	for _, bad := range []string{"max", "max=lots", "maxx=5", "buckets=0", "era=3.3", "tcp_max_retrans=300"} {
-		if _, err := ParseSetting(bad, Base(sim.Latest(), nil, 1)); !errors.Is(err, ErrSetting) {
+		if _, err := ParseSetting(bad, Base(sim.Latest(), nil, 1), false); !errors.Is(err, ErrSetting) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

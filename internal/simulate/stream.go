@@ -60,14 +60,14 @@ func Stream(ctx context.Context, settings []Setting, src Source, o Options) ([]R
 			for _, rn := range runners {
 				wg.Go(func() { rn.block(b, i) })
 			}
-			if err == nil {
+			if err == nil && ctx.Err() == nil {
 				err = next.read(src)
 			} else {
 				next.at = next.at[:0]
 			}
 			wg.Wait()
 		}
-		if len(next.at) == 0 || ctx.Err() != nil {
+		if len(next.at) == 0 {
 			break
 		}
 	}

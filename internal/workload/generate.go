@@ -351,12 +351,18 @@ func (g *Generator) settle(id int32, at sim.Time, v sim.Verdict) {
 // lost deals with a packet that did not pass.
 func (g *Generator) lost(id int32, at sim.Time, k *class, o *Outcome) {
 	c := &g.conns[id]
+	if c.step >= stepFIN { // nobody misses its end
+		o.Ended++
+		g.release(id)
+		return
+	}
 	if c.step > stepFinish {
 		o.Broken++
 		g.release(id)
 		return
 	}
-	if c.step == stepOpen && int(c.tries) < k.Retries {
+	if int(c.tries) < k.Retries { // the client hears nothing, and begins again
+		c.step = stepOpen
 		c.due = at + sim.Time(time.Second)<<c.tries
 		c.tries++
 		g.wheel.add(g.conns, id)
