@@ -81,12 +81,21 @@ func defaultRunDir(env *Env) string {
 }
 
 func (g *guardian) run(ctx context.Context) error {
+	// The same file from now on: one that goes is no reason to fall back to the
+	// defaults.
+	if _, err := os.Stat(guardConfig); g.config == "" && err == nil {
+		g.config = guardConfig
+	}
 	c, err := g.readConfig()
 	if err != nil {
 		return err
 	}
 	if g.check {
-		fmt.Fprintf(g.env.Stdout, "%s: the configuration is good.\n", g.configName())
+		if g.config == "" {
+			fmt.Fprintf(g.env.Stdout, "There is no configuration file (%s): the defaults hold.\n", guardConfig)
+		} else {
+			fmt.Fprintf(g.env.Stdout, "%s: the configuration is good.\n", g.config)
+		}
 		for _, r := range c.Remarks() {
 			fmt.Fprintln(g.env.Stdout, r)
 		}
@@ -97,7 +106,7 @@ func (g *guardian) run(ctx context.Context) error {
 	}
 	o := guardd.Options{Netns: g.netns, StateDir: g.stateDir, RunDir: g.runDir, Config: c, Log: g.env.Stderr,
 		SSHConnection: g.env.Getenv("SSH_CONNECTION")}
-	if g.configName() != "" {
+	if g.config != "" {
 		o.Reload = g.readConfig
 	}
 	return explainGuard(guardd.Run(ctx, o), g.netns)
@@ -113,21 +122,10 @@ func explainGuard(err error, ref string) error {
 	return explainDial(err, ref)
 }
 
-// configName is the file that holds, "" for none.
-func (g *guardian) configName() string {
-	if g.config != "" {
-		return g.config
-	}
-	if _, err := os.Stat(guardConfig); err == nil {
-		return guardConfig
-	}
-	return ""
-}
-
 // readConfig reads the file, if there is one, and puts the flags above it.
 func (g *guardian) readConfig() (guard.Config, error) {
 	c := guard.DefaultConfig()
-	if name := g.configName(); name != "" {
+	if name := g.config; name != "" {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			return c, fmt.Errorf("read configuration: %w", err)

@@ -129,6 +129,8 @@ type Result struct {
 	// Foreign is set where somebody else has written the value since we read or
 	// wrote it: it was left alone.
 	Foreign bool `json:"foreign,omitempty"`
+	// TableLost is set where our table of rules went, with all that was in it.
+	TableLost bool `json:"-"`
 	// Got is the number that stands now, of KindMax and KindBuckets.
 	Got int64 `json:"got,omitempty"`
 	// Selected, Active, Changed and Survived count entries of KindThin: chosen

@@ -48,7 +48,7 @@ func (l *limitState) take(p *Policy, r *Reading) {
 		p.note("nf_conntrack_max became %d, and not by this guard (it was %d): it is left to whoever sets it", r.Max, expected)
 		l.before, l.ours, l.aside, l.ladder = r.Max, 0, true, nil
 	}
-	if l.ladder == nil && l.hasMem && l.before > 0 && l.ours == 0 {
+	if l.ladder == nil && l.hasMem && l.before > 0 {
 		l.ceiling = Ceiling(&p.cfg, l.before, p.around.EntryBytes, l.memory.AvailableBytes, l.memory.BusyNamespaces)
 		l.ladder = Ladder(l.before, l.ceiling)
 	}

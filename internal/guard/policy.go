@@ -134,6 +134,7 @@ func (p *Policy) record(r *Reading, o *outlook, d *Decision) {
 	if i.over && (p.limit.ours == 0 && p.busy[KindThin] == 0 || r.At-i.end > maxAftermath) {
 		d.Ended = &i.rec
 		p.incident = nil
+		p.thins.total = 0
 	}
 }
 
@@ -165,6 +166,7 @@ func (p *Policy) move(r *Reading, want Level, reason string) {
 	}
 	if p.level >= Pressure && p.incident == nil {
 		p.incident = newIncident(r, !p.cfg.Enforce)
+		p.thins.total = 0
 	}
 }
 
@@ -332,10 +334,7 @@ func (p *Policy) Done(res Result) {
 	switch {
 	case res.Err != nil:
 		p.note("%s failed: %v", a, res.Err)
-		p.off[a.Kind] = res.At + 5*time.Second
-		if a.Undo {
-			p.off[a.Kind] = res.At + time.Second
-		}
+		p.off[a.Kind] = res.At + retryIn(a)
 	case res.Foreign:
 		p.note("%s was not done: somebody else has written the value, it is left alone", a)
 	}
@@ -362,6 +361,18 @@ func (p *Policy) Done(res Result) {
 	}
 }
 
+// retryIn is when something that failed may be tried again. What stands in the
+// way of lowering max, a namespace that cannot be seen, does not pass soon.
+func retryIn(a *Action) time.Duration {
+	switch {
+	case a.Undo && a.Kind == KindMax:
+		return time.Minute
+	case a.Undo:
+		return time.Second
+	}
+	return 5 * time.Second
+}
+
 // SetSurroundings tells of a machine that has changed; nothing is undone by
 // it.
 func (p *Policy) SetSurroundings(s Surroundings) { p.around = s }
@@ -370,7 +381,7 @@ func (p *Policy) SetSurroundings(s Surroundings) { p.around = s }
 // a means did that is switched off now ends with the incident.
 func (p *Policy) SetConfig(c Config) {
 	p.cfg = c
-	p.limit.aside = false
+	p.limit.aside, p.limit.ladder = false, nil
 	clear(p.off)
 }
 

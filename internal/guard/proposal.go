@@ -149,6 +149,9 @@ func judged(list []notrack.Judgement) (proven []notrack.Spec, against string, pr
 // manage:, and takes it away when its proof no longer holds.
 func (p *Policy) path(r *Reading) *Action {
 	m := &p.manage
+	if p.cfg.NoTrack != Never && len(p.around.Manage) == 0 && (p.level != Calm || p.incident != nil) {
+		return nil // nobody listens now, or it could not be seen: the path stays until that is sure
+	}
 	if p.cfg.NoTrack == Never || len(p.around.Manage) == 0 {
 		m.proposal = Proposal{}
 		return p.unpath(r, "it is not wanted any more")
@@ -190,10 +193,10 @@ func (p *Policy) unpath(r *Reading, why string) *Action {
 	return &Action{Kind: KindUntrack, Undo: true, Untrack: &Untrack{}, Why: why}
 }
 
-// pathDone keeps what is in place. A table of ours that failed may have lost it.
+// done keeps what is in place. It goes with our table.
 func (m *manageState) done(p *Policy, res *Result) {
 	switch {
-	case res.Action.Kind != KindUntrack && res.Err != nil && m.specs != "":
+	case res.TableLost:
 		m.specs = ""
 	case res.Action.Kind != KindUntrack:
 	case res.Err != nil:

@@ -93,7 +93,7 @@ func (p *Policy) demands(r *Reading) (list []demand, all int64) {
 	for i := range c.Sources {
 		h := &c.Sources[i]
 		k := sourceOf(h)
-		if h.Assured == 0 || p.protected(h.Prefix) || h.Assured < h.Entries/2 {
+		if h.Assured == 0 || p.protected(k) || h.Assured < h.Entries/2 {
 			continue
 		}
 		d := sum[k]
@@ -225,14 +225,18 @@ func (p *Policy) cut(r *Reading, o *outlook) *Action {
 			return nil
 		}
 	}
+	sources := sourcesOf(list, p.cfg.SourcesPerIncident)
+	if len(sources) == 0 {
+		return nil // none may be touched; a probation that names none is everybody's
+	}
 	p.shares.next = r.At + 3*time.Second
 	since := time.Duration(0)
 	if p.quietAt != 0 {
 		since, _ = p.began(r) // what the source had before the attack stays
 	}
 	return &Action{Kind: KindThin,
-		Why: fmt.Sprintf("%s, and %s more than a fair share of %d entries", why, plural(len(list), "proven source holds", "proven sources hold"), share),
-		Thin: &Thin{Classes: Unreplied | Closing | Silent, MinIdle: idle, Sources: sourcesOf(list, p.cfg.SourcesPerIncident),
+		Why: fmt.Sprintf("%s, and %s more than a fair share of %d entries", why, plural(len(sources), "proven source holds", "proven sources hold"), share),
+		Thin: &Thin{Classes: Unreplied | Closing | Silent, MinIdle: idle, Sources: sources,
 			Since: since, Keep: int(share), Fragile: true, Seconds: seconds, Limit: budget}}
 }
 

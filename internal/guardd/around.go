@@ -3,6 +3,7 @@ package guardd
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
@@ -25,6 +26,10 @@ const ownTable = "ctwarden"
 type around struct {
 	guard.Surroundings
 	spare *evict.Guard
+	// keep are the prefixes that the configuration spares.
+	keep []netip.Prefix
+	// sawOwn is set where the sessions, addresses and neighbours were all seen.
+	sawOwn bool
 	// known says whether the timeouts of an entry can be known: no rules of
 	// others give it any.
 	known  bool
@@ -85,7 +90,9 @@ func lookAround(ref string, c *guard.Config, sshConnection string, hasty bool) *
 	if err == nil {
 		self, err := protect.Own(ref)
 		missing("own addresses", err)
-		missing("gateways and nameservers", protect.Fill(a.spare, ref, x, self, sshConnection))
+		filled := protect.Fill(a.spare, ref, x, self, sshConnection)
+		missing("gateways and nameservers", filled)
+		a.sawOwn = err == nil && filled == nil
 		if c.NoTrack != guard.Never {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			a.Manage = judgeManage(ctx, ref, c.Manage, x.SSHPorts(), socks, self, &rules)
@@ -95,9 +102,24 @@ func lookAround(ref string, c *guard.Config, sshConnection string, hasty bool) *
 	for _, addr := range protect.Addresses(a.spare) {
 		a.Protected = append(a.Protected, netip.PrefixFrom(addr, addr.BitLen()))
 	}
-	a.Protected = append(append(a.Protected, c.Manage...), c.Protect...)
+	a.keep = slices.Concat(c.Manage, c.Protect)
+	a.Protected = append(a.Protected, a.keep...)
 	a.took = time.Since(begin)
 	return a
+}
+
+// remember keeps who is to be spared from the look before, where this one could
+// not see that.
+func (a *around) remember(old *around) {
+	if a.sawOwn || !old.sawOwn {
+		return
+	}
+	a.spare, a.Manage, a.sawOwn = old.spare, old.Manage, true
+	for _, p := range old.Protected {
+		if !slices.Contains(a.Protected, p) {
+			a.Protected = append(a.Protected, p)
+		}
+	}
 }
 
 // readSettings runs inside the namespace.

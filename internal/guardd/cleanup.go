@@ -33,6 +33,10 @@ func Cleanup(ctx context.Context, o Options) (c Cleaned, err error) {
 		return c, err
 	}
 	k := &cleaner{o: &o, log: &logger{w: o.Log}, limits: hostLimits()}
+	// A guard that had nothing to put on record still had its table.
+	if p, err := findPlace(ctx, o.Netns); err == nil && !guardAlive(o.RunDir, p.inode) {
+		k.removeTable(ctx, p.inode)
+	}
 	l := newLedger(o.Disk, o.StateDir, o.RunDir, boot, 0, func(s string) { k.log.say("%s", s) })
 	// An empty journal is not written just to say so.
 	log, err := l.j.Read()
@@ -50,6 +54,7 @@ func Cleanup(ctx context.Context, o Options) (c Cleaned, err error) {
 				continue
 			}
 			c.Found++
+			k.shared = raisedByAnother(tx.Log().Open(), op, o.RunDir, boot)
 			state, note, err := k.putBack(ctx, l, op)
 			c.Deferred = c.Deferred || state == journal.Deferred
 			if err != nil {
@@ -68,6 +73,19 @@ type cleaner struct {
 	o      *Options
 	log    *logger
 	limits limits
+	// shared: the guard of another namespace runs and may have raised max.
+	shared bool
+}
+
+// raisedByAnother reports whether a guard that runs, of another namespace, may
+// have written max since.
+func raisedByAnother(open []*journal.Op, of *journal.Op, runDir, boot string) bool {
+	for _, o := range open {
+		if _, ok := parseStanding(o); ok && o.ID != of.ID && o.Boot == boot && o.Netns != of.Netns && guardAlive(runDir, o.Netns) {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *cleaner) putBack(ctx context.Context, l *ledger, op *journal.Op) (journal.State, string, error) {
@@ -107,6 +125,10 @@ func (k *cleaner) putLimitsBack(ctx context.Context, s *standing) (journal.State
 	state, note := journal.Reverted, "cleaned up"
 	switch {
 	case live == s.maxBefore:
+	case k.shared:
+		note := "the guard of another namespace runs, and puts it back when it ends"
+		k.log.say("nf_conntrack_max stays at %d: %s", live, note)
+		return journal.Deferred, note, nil
 	case !s.wrote(live):
 		state, note = journal.Foreign, fmt.Sprintf("somebody else has set max to %d; left as it is", live)
 		k.log.say("nf_conntrack_max: %s", note)

@@ -37,6 +37,8 @@ type daemon struct {
 
 	policy Policy
 	hands  *hands // nil while it observes
+	// able is what the hands were found to be able to when they were made.
+	able   struct{ max, policies, admission, table bool }
 	panels panels
 	record *incidents
 
@@ -86,13 +88,19 @@ func Run(ctx context.Context, o Options) error {
 func (d *daemon) clock() time.Duration { return time.Since(d.began) }
 func (d *daemon) ref() string          { return *d.refNow.Load() }
 
+// setRef tells those outside the loop how the namespace is found.
+func (d *daemon) setRef() {
+	ref := d.place.ref
+	d.refNow.Store(&ref)
+}
+
 // open finds the namespace, makes sure that no other guard watches it, and
 // looks around.
 func (d *daemon) open(ctx context.Context) (err error) {
 	if d.place, err = findPlace(ctx, d.o.Netns); err != nil {
 		return err
 	}
-	d.refNow.Store(&d.place.ref)
+	d.setRef()
 	if err := d.takeLock(); err != nil {
 		return err
 	}
@@ -165,6 +173,7 @@ func (d *daemon) openHands(ctx context.Context, a *around) error {
 			a.MaxBefore = h.before
 		}
 	}
+	d.able.max = h.ledger.id() != ""
 	h.learnJournal(a)
 	h.ring = d.alarm.Ring
 	h.start(context.WithoutCancel(ctx))
@@ -182,7 +191,8 @@ func (d *daemon) openTable(h *hands, a *around) {
 		return
 	}
 	h.table = t
-	a.Policies, a.Admission = t.Policies() && a.known, t.Admission()
+	d.able.policies, d.able.admission, d.able.table = t.Policies(), t.Admission(), true
+	a.Policies, a.Admission = d.able.policies && a.known, d.able.admission
 	a.Untrack = true // tried when it is wanted
 }
 
@@ -274,6 +284,7 @@ func (d *daemon) hear() (looked bool) {
 		case r := <-results:
 			d.policy.Done(r)
 			d.events += eventsOf(&r)
+			d.reread(&r)
 		case l := <-d.looked:
 			d.takeLook(l)
 			looked = true
@@ -285,6 +296,14 @@ func (d *daemon) hear() (looked bool) {
 		default:
 			return looked
 		}
+	}
+}
+
+// reread forgets the limits that an action may have changed: what was read before
+// would look like somebody else's write.
+func (d *daemon) reread(r *guard.Result) {
+	if r.Action.Kind == guard.KindMax || r.Action.Kind == guard.KindBuckets {
+		d.seen.max, d.seen.buckets = 0, 0
 	}
 }
 
@@ -387,10 +406,14 @@ func (d *daemon) reload() {
 func (d *daemon) keepAround(a *around) {
 	if old := d.around.Load(); old != nil {
 		a.MaxBefore = old.MaxBefore
-		a.MaxOurs = a.MaxOurs && (old.MaxOurs || d.hands == nil)
-		a.Policies = a.Policies && (old.Policies || d.hands == nil) && a.known
-		a.Admission = a.Admission && (old.Admission || d.hands == nil)
-		a.Untrack = a.Untrack && (old.Untrack || d.hands == nil)
+		if d.hands != nil {
+			a.MaxOurs = a.MaxOurs && d.able.max
+			a.Policies = a.Policies && d.able.policies && a.known
+			a.Admission, a.Untrack = a.Admission && d.able.admission, a.Untrack && d.able.table
+		} else {
+			a.Policies = a.Policies && a.known
+		}
+		a.remember(old)
 		if d.hands != nil && old.Timeouts != a.Timeouts {
 			d.hands.own.was(old.Timeouts, time.Now())
 		}

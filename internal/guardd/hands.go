@@ -16,7 +16,7 @@ import (
 
 // Errors that the policy hears of.
 var (
-	errHeld    = errors.New("held: the fullest table needs it")
+	errHeld    = errors.New("revert-deferred")
 	errBusy    = errors.New("too many actions wait")
 	errThin    = errors.New("entries are on probation already")
 	errLadder  = errors.New("not a value that could be told from somebody else's later")
@@ -156,6 +156,7 @@ func (h *hands) carryOut(ctx context.Context, a guard.Action) (r guard.Result) {
 		return r
 	}
 	h.fault(string(a.Kind) + "-begin")
+	had := h.table != nil
 	switch a.Kind {
 	case guard.KindMax:
 		h.setMax(ctx, &r)
@@ -174,6 +175,7 @@ func (h *hands) carryOut(ctx context.Context, a guard.Action) (r guard.Result) {
 	default:
 		r.Err = fmt.Errorf("unknown means %q", a.Kind)
 	}
+	r.TableLost = had && h.table == nil
 	h.fault(string(a.Kind) + "-done")
 	return r
 }
@@ -203,9 +205,12 @@ func (h *hands) setMax(ctx context.Context, r *guard.Result) {
 		return
 	}
 	if lowers(live, to) {
-		least, err := h.limits.least(ctx)
-		if err != nil || to < least {
-			r.Err = errors.Join(errHeld, err)
+		switch least, err := h.limits.least(ctx); {
+		case err != nil:
+			r.Err = fmt.Errorf("%w: what other tables need is not known: %w", errHeld, err)
+			return
+		case to < least:
+			r.Err = fmt.Errorf("%w: the fullest table needs %d", errHeld, least)
 			return
 		}
 	}
@@ -374,8 +379,6 @@ var errEmpty = errors.New("the action does not say what is meant")
 func (h *hands) logResult(r *guard.Result) {
 	a := &r.Action
 	switch {
-	case errors.Is(r.Err, errHeld):
-		h.log.say("%s: revert-deferred, %v", a, r.Err)
 	case r.Err != nil || r.Foreign:
 	case a.Kind == guard.KindThin && !a.Undo && a.Thin.Over:
 		h.log.say("%s, because %s: %d chosen, %d given the second, %d spared", a, a.Why, r.Selected, r.Changed, r.Spared)
@@ -409,9 +412,10 @@ func (h *hands) leave(ctx context.Context) {
 	live, err := h.limits.read(sysctl.Max)
 	state, note := journal.Reverted, "the guard ended"
 	switch {
-	case err != nil:
-		note = err.Error()
 	case wrote == before:
+	case err != nil:
+		state, note = journal.Deferred, err.Error()
+		h.log.say("nf_conntrack_max: revert-deferred, it cannot be read (%v); `ctwarden guard cleanup` tries again", err)
 	case live != wrote:
 		state, note = journal.Foreign, fmt.Sprintf("somebody else has set max to %d; left as it is", live)
 		h.log.say("nf_conntrack_max: %s", note)

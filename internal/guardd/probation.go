@@ -205,7 +205,7 @@ func (p *probation) await(thin *guard.Thin, r *guard.Result) {
 	}
 	survived := 0
 	_, err := p.conn.Dump(p.ctx, ctnl.Query{}, func(f *ct.Flow) error {
-		if floorOf(f) <= thin.Seconds && p.chosen.Holds(f) {
+		if floorOf(f) <= thin.Seconds && p.chosen.Changed(f) {
 			survived++
 		}
 		return nil

@@ -27,6 +27,7 @@ func breaks(f *ct.Flow, fragile bool) bool {
 type suspects struct {
 	thin    *guard.Thin
 	spare   *evict.Guard
+	keep    []netip.Prefix
 	fragile bool
 	// timeouts are every set that an entry may have been given.
 	timeouts []ct.Timeouts
@@ -45,7 +46,7 @@ type suspects struct {
 const mostSuspects = 1 << 20
 
 func newSuspects(t *guard.Thin, a *around, spare *evict.Guard, sets []ct.Timeouts, now time.Duration) *suspects {
-	s := &suspects{thin: t, spare: spare, fragile: a.Fragile, timeouts: sets, now: now, of: newSources(t.Sources)}
+	s := &suspects{thin: t, spare: spare, keep: a.keep, fragile: a.Fragile, timeouts: sets, now: now, of: newSources(t.Sources)}
 	// The second reading acquits some: more are taken than may be changed.
 	s.room = min(max(2*t.Limit, 0), mostSuspects)
 	s.total = make([]int, len(t.Sources))
@@ -78,13 +79,26 @@ func (s *suspects) take(f *ct.Flow, nowNanos int64) error {
 	if !ok || !s.thin.Matches(f, idle, s.now) {
 		return nil
 	}
-	if _, spared := s.spare.Spares(f); spared {
+	if _, spared := s.spare.Spares(f); spared || s.kept(f) {
 		s.spared++
 		return nil
 	}
 	s.idle = append(s.idle, int32(min(idle/time.Second, 1<<31-1)))
 	s.source = append(s.source, source)
 	return s.sel.Add(f, nowNanos)
+}
+
+// kept reports whether an entry has an end in a prefix that the configuration
+// spares.
+func (s *suspects) kept(f *ct.Flow) bool {
+	for _, p := range s.keep {
+		for _, a := range [...]netip.Addr{f.Orig.Src, f.Orig.Dst, f.Reply.Src, f.Reply.Dst} {
+			if p.Contains(a) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *suspects) matches(f *ct.Flow) bool {

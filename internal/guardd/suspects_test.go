@@ -202,3 +202,29 @@ func TestFindsTheNarrowestSource(t *testing.T) {
 		}
 	}
 }
+
+func TestSparesWhatTheConfigurationSpares(t *testing.T) {
+	s := newSuspects(&guard.Thin{Classes: guard.Silent, MinIdle: time.Minute, Seconds: 5, Limit: 100},
+		&around{keep: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}, new(evict.Guard), []ct.Timeouts{defaults}, time.Hour)
+	got := choose(t, s, established(1, "10.9.3.4", day-601), established(2, "10.8.3.4", day-601))
+	if !slices.Equal(got, []uint32{2}) || s.spared != 1 {
+		t.Errorf("chose %v, %d spared", got, s.spared)
+	}
+}
+
+// A look that could not see who is to be spared keeps who was.
+func TestBlindLookForgetsNobody(t *testing.T) {
+	admin := netip.MustParsePrefix("10.9.0.1/32")
+	old := &around{sawOwn: true, spare: &evict.Guard{}}
+	old.Protected = []netip.Prefix{admin}
+	blind := &around{spare: new(evict.Guard)}
+	blind.remember(old)
+	if blind.spare != old.spare || !slices.Contains(blind.Protected, admin) {
+		t.Error("forgotten")
+	}
+	seeing := &around{sawOwn: true, spare: new(evict.Guard)}
+	seeing.remember(old)
+	if seeing.spare == old.spare || slices.Contains(seeing.Protected, admin) {
+		t.Error("what was seen does not count")
+	}
+}

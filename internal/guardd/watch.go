@@ -20,7 +20,7 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 	}
 	ref := d.place.ref
 	if ref != d.ref() {
-		d.refNow.Store(&ref)
+		d.setRef()
 	}
 	if m, err := d.vitals.Max(); err == nil {
 		d.seen.max = m
@@ -57,7 +57,8 @@ func (d *daemon) slow(ctx context.Context, now time.Time) error {
 func (d *daemon) read() bool {
 	r := &d.reading
 	count, counters, err := d.vitals.Counters()
-	if err == nil && (d.level > guard.Watch || d.seen.max == 0) {
+	anew := d.level > guard.Watch || d.seen.max == 0
+	if err == nil && anew {
 		d.seen.max, err = d.vitals.Max()
 	}
 	if err != nil {
@@ -65,7 +66,7 @@ func (d *daemon) read() bool {
 		d.errs.say(d.log, "the table cannot be read", err)
 		return false
 	}
-	if d.level > guard.Watch {
+	if anew {
 		if b, err := d.vitals.Buckets(); err == nil {
 			d.seen.buckets = b
 		}
