@@ -18,7 +18,8 @@ var (
 // packets of either side teach. It is how a table begins with what is live. The
 // entry counts against the maximum; where that is reached it evicts like a
 // packet (which counts no refusal), and [ErrFull] says that nothing could be
-// evicted.
+// evicted. Call [Table.Advance] with the time of the traffic before: the clock of
+// a new table stands at 0, and what is inserted then has run out by any date.
 func (t *Table) Insert(f *ct.Flow, tag uint8) (ID, error) {
 	if !f.Orig.IsValid() || !f.Reply.IsValid() || f.Orig.Proto != f.Reply.Proto {
 		return 0, ErrTuple

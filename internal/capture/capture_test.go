@@ -3,6 +3,7 @@ package capture
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -327,5 +328,79 @@ func TestPlainTCP(t *testing.T) {
 	}
 	if plain < 50000 {
 		t.Errorf("only %d plain packets", plain)
+	}
+}
+
+// at returns a classic pcap of one SYN at each of the times, seconds since 1970.
+func at(t *testing.T, seconds ...uint32) []byte {
+	t.Helper()
+	le := binary.LittleEndian
+	b := le.AppendUint32(nil, 0xa1b2c3d4)
+	b = le.AppendUint16(le.AppendUint16(b, 2), 4)
+	b = le.AppendUint32(le.AppendUint32(le.AppendUint32(le.AppendUint32(b, 0), 0), 1<<16), uint32(linkEthernet))
+	frame := make([]byte, 54)
+	frame[12], frame[14], frame[17], frame[22], frame[23], frame[46], frame[47] = 8, 0x45, 40, 64, 6, 0x50, 2
+	for _, s := range seconds {
+		b = le.AppendUint32(le.AppendUint32(b, s), 0)
+		b = le.AppendUint32(le.AppendUint32(b, uint32(len(frame))), uint32(len(frame)))
+		b = append(b, frame...)
+	}
+	return b
+}
+
+// One packet far ahead of all others drags none with it; where time has passed,
+// it has.
+func TestOddTimes(t *testing.T) {
+	const now, never = 1_700_000_000, 0xffffffff
+	for _, c := range []struct {
+		seconds   []uint32
+		used, odd uint64
+		last      uint32
+	}{
+		{[]uint32{now, never, now + 1, now + 2}, 3, 1, now + 2},
+		{[]uint32{now, now + 700*86400, now + 700*86400 + 1, now + 700*86400 + 2}, 3, 1, now + 700*86400 + 2},
+		{[]uint32{now, now + 86400}, 2, 0, now + 86400},
+		{[]uint32{0, 1}, 2, 0, 1},
+	} {
+		r, err := NewReader(bytes.NewReader(at(t, c.seconds...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p sim.Packet
+		var last sim.Time
+		for {
+			when, err := r.Next(&p)
+			if err != nil {
+				break
+			}
+			last = when
+		}
+		st := r.Stats()
+		if st.Packets != c.used || st.Skipped[OddTime] != c.odd || st.Backwards != 0 || last != sim.Time(c.last)*1e9 {
+			t.Errorf("%v: %d used, %d odd, %d backwards, last %d", c.seconds, st.Packets, st.Skipped[OddTime], st.Backwards, last)
+		}
+	}
+}
+
+// What is damaged behind some packets ends there; what is damaged at once is an
+// error.
+func TestDamage(t *testing.T) {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, _ = w.Write(at(t, 1, 2, 3))
+	_ = w.Close()
+	b := z.Bytes()
+	b[len(b)-5] ^= 1 // the checksum
+	r, err := NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p sim.Packet
+	n := 0
+	for ; err == nil; n++ {
+		_, err = r.Next(&p)
+	}
+	if st := r.Stats(); !errors.Is(err, io.EOF) || st.Packets != 3 || !st.Cut || st.Damage == "" {
+		t.Errorf("%v after %d: %+v", err, n, st)
 	}
 }

@@ -20,7 +20,8 @@ func newConfirm(env *Env) *cobra.Command {
 ` + tune.ModulesLoadPath + `, which loads the module before the
 settings are applied at boot. Untracked flows go to
 ` + tune.RulesPath + `, which ` + tune.RulesUnit + `
-loads at boot. No other file is touched.`,
+loads at boot. Its unit, and what has systemd start it, are in
+/etc/systemd/system under our name. No file of anybody else's is touched.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := o.keeper(env)

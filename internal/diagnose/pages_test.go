@@ -29,6 +29,9 @@ func TestPages(t *testing.T) {
 			if !ok {
 				t.Errorf("%s lacks %q, or has it out of order", code, s)
 			}
+			if s == "How to confirm by hand" && !strings.HasPrefix(after, "\n```sh\n") {
+				t.Errorf("%s: the commands of %q cannot be copied", code, s)
+			}
 			rest = after
 		}
 	}

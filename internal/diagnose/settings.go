@@ -118,7 +118,7 @@ func trackingInactive(f *facts) []finding {
 		fd.Evidence = append(fd.Evidence, fmt.Sprintf("%s are left from before and age out.", plural(n, "entry", "entries")))
 	}
 	if f.in.Log != nil && len(f.in.Log.Episodes) > 0 {
-		fd.Evidence = append(fd.Evidence, "The log shows a full table all the same: it was another namespace's, or tracking has been switched off since.")
+		fd.Evidence = append(fd.Evidence, "The log shows a full table all the same: it was another namespace's (`ctwarden check --netns all` lists them), or tracking has been switched off since.")
 	}
 	return []finding{fd}
 }

@@ -114,7 +114,7 @@ func (b *bed) writeTranscript(c *child, status, after, cleaned string) {
 			out.WriteString(line)
 		}
 	}
-	out.WriteString("\n$ ctwarden guard status      # while the table is over its usual limit\n" + status)
+	out.WriteString("\n$ ctwarden guard status      # during the flood\n" + status)
 	out.WriteString("\n$ ctwarden guard status      # after the flood\n" + after)
 	out.WriteString("\n$ ctwarden guard cleanup\n" + cleaned + "\n$ ctwarden incidents\n")
 	if err := IncidentsText(&out, list); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -139,5 +140,76 @@ func TestParseSetting(t *testing.T) {
 		if _, err := ParseSetting(bad, Base(sim.Latest(), nil, 1), false); !errors.Is(err, ErrSetting) {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+// A target that speaks of the limit is met just above the peak.
+func TestFindAboveThePeak(t *testing.T) {
+	target, err := ParseTarget("full_at < 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Find(t.Context(), setting(t, "buckets=65536"), "max", 1, 1<<20, target, traffic(t, flood), Options{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := f.Runs[len(f.Runs)-1]; f.Value != last.Peak+1 || f.Value != last.Max {
+		t.Errorf("%d found, with a peak of %d", f.Value, last.Peak)
+	}
+}
+
+// Of timeouts the longest is wanted.
+func TestFindLongest(t *testing.T) {
+	target, err := ParseTarget("refused == 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Find(t.Context(), setting(t, "max=8192,buckets=8192"), "tcp_timeout_established", 1, 100_000, target, traffic(t, flood), Options{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Value < 20 || f.Value > 119 || f.Which() != "longest" {
+		t.Errorf("%s %d", f.Which(), f.Value)
+	}
+}
+
+// A search that is called off finds nothing.
+func TestFindCalledOff(t *testing.T) {
+	target, err := ParseTarget("refused == 0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	// The traffic of a capture ends where it is called off, and refuses nothing.
+	captured := func() (Traffic, error) { return &Captured{Source: ended{}}, nil }
+	f, err := Find(ctx, setting(t, "max=100"), "max", 1, 1000, target, captured, Options{}, func(int, bool) { cancel() })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", f, err)
+	}
+}
+
+// ended is a capture without packets.
+type ended struct{}
+
+func (ended) Next(*sim.Packet) (sim.Time, error) { return 0, io.EOF }
+
+func TestEraBringsItsDefaults(t *testing.T) {
+	latest := Base(sim.Latest(), nil, 1)
+	for _, text := range []string{"era=5.10,max=7", "max=7,era=5.10"} {
+		s, err := ParseSetting(text, latest, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := s.Config.Era
+		if s.Config.Max != 7 || s.Config.Buckets != e.DefaultBuckets() || s.Config.Timeouts != e.Timeouts() {
+			t.Errorf("%s: %d of %d, %d buckets", text, s.Config.Max, e.DefaultMax(), s.Config.Buckets)
+		}
+		live, err := ParseSetting(text, latest, true)
+		if err != nil || live.Config.Buckets != latest.Buckets {
+			t.Errorf("%s over a live machine: %d buckets, %v", text, live.Config.Buckets, err)
+		}
+	}
+	if _, err := ParseSetting("tcp_timeout_established=8589935", latest, false); !errors.Is(err, ErrSetting) {
+		t.Errorf("a timeout that the kernel refuses: %v", err)
 	}
 }
