@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/notrack"
 )
 
 func enforcing(edit func(*Config), s Surroundings) *Policy {
@@ -136,3 +137,26 @@ type testError string
 func (e testError) Error() string { return string(e) }
 
 const errTest = testError("of the test")
+
+// What cannot be seen in the midst of an attack takes the path away from nobody;
+// what stands against it does.
+func TestPathStaysInTheDark(t *testing.T) {
+	const path = "server tcp 22 from 192.0.2.0/24"
+	for name, c := range map[string]struct {
+		level  Level
+		manage []notrack.Judgement
+		goes   bool
+	}{
+		"nobody listens, in calm":   {Calm, nil, true},
+		"nobody listens, under way": {Emergency, nil, false},
+		"not proven, under way":     {Emergency, []notrack.Judgement{{Specs: []string{path}, Verdict: notrack.NotProven}}, false},
+		"refuted, under way":        {Emergency, []notrack.Judgement{{Specs: []string{path}, Verdict: notrack.Refuted}}, true},
+	} {
+		p := enforcing(func(c *Config) { c.NoTrack = Allow }, Surroundings{Manage: c.manage, Untrack: true})
+		p.manage.specs, p.level = path, c.level
+		r := reading(time.Hour, 100, 20_000)
+		if a := p.path(&r); (a != nil) != c.goes {
+			t.Errorf("%s: %v", name, a)
+		}
+	}
+}

@@ -145,6 +145,11 @@ func judged(list []notrack.Judgement) (proven []notrack.Spec, against string, pr
 	return proven, against, price
 }
 
+// refuted reports whether something was seen that stands against a path.
+func refuted(list []notrack.Judgement) bool {
+	return slices.ContainsFunc(list, func(j notrack.Judgement) bool { return j.Verdict == notrack.Refuted })
+}
+
 // path proposes, or puts in place in calm alone, the path before tracking for
 // manage:, and takes it away when its proof no longer holds.
 func (p *Policy) path(r *Reading) *Action {
@@ -173,6 +178,8 @@ func (p *Policy) path(r *Reading) *Action {
 	}
 	m.proposal = next
 	switch {
+	case want == "" && !refuted(p.around.Manage) && (p.level != Calm || p.incident != nil):
+		return nil // what could not be seen in the midst of an attack is no proof against it
 	case want == "":
 		return p.unpath(r, "its proof no longer holds: "+against)
 	case m.specs == want || p.cfg.NoTrack != Allow || !p.cfg.Enforce || !p.around.Untrack:
