@@ -37,6 +37,7 @@ packets. 2: it could not be simulated.`
 
 const simulateExample = `  ctwarden simulate attack.yaml --set max=262144 --set max=524288,buckets=524288
   ctwarden simulate capture.pcap.gz --set-from live --set tcp_timeout_time_wait=30
+  ctwarden simulate live.yaml --times 2 --set-from live
   ctwarden simulate attack.yaml --find max --target 'refused == 0'
   ctwarden simulate attack.yaml --set default -o html > attack.html`
 
@@ -47,6 +48,7 @@ type simulator struct {
 	era     string
 	seed    uint64
 	scale   float64
+	times   float64
 	find    string
 	low     int
 	high    int
@@ -69,6 +71,7 @@ func newSimulate(env *Env) *cobra.Command {
 	fs.StringVar(&s.era, "era", "", "kernel era: "+strings.Join(eraNames(), ", ")+" (default this machine's)")
 	fs.Uint64Var(&s.seed, "seed", 0, "seed of all that is random (default the workload's)")
 	fs.Float64Var(&s.scale, "scale", 1, "simulate this part of a workload, 0 to 1, on a table as much smaller")
+	fs.Float64Var(&s.times, "times", 1, "so many times the arrivals of a workload, above 0: 2 is twice the traffic")
 	fs.StringVar(&s.find, "find", "", "search the smallest max or buckets, or the longest timeout, that meets --target")
 	fs.IntVar(&s.low, "from", 1, "the search's lower end")
 	fs.IntVar(&s.high, "to", 8<<20, "the search's upper end; of timeouts at most five days")
@@ -98,6 +101,9 @@ func (s *simulator) run(ctx context.Context, files []string) error {
 	}
 	if s.scale <= 0 || s.scale > 1 {
 		return fmt.Errorf("--scale %g is not above 0 and at most 1", s.scale)
+	}
+	if !(s.times > 0 && s.times <= 1e6) {
+		return fmt.Errorf("--times %g is not above 0 and at most a million", s.times)
 	}
 	base, err := s.base(ctx)
 	if err != nil {
@@ -266,6 +272,9 @@ func (s *simulator) note(f *simulate.Found) string {
 	var parts []string
 	if f != nil {
 		parts = append(parts, fmt.Sprintf("The %s %s with %s is %d.", f.Which(), f.Key, f.Target, f.Value))
+	}
+	if s.times != 1 {
+		parts = append(parts, fmt.Sprintf("With %g times the workload's arrivals.", s.times))
 	}
 	if s.scale < 1 {
 		parts = append(parts, fmt.Sprintf("Thinned: %g of the connections were simulated, on a table of that size; the figures are those of all.", s.scale))

@@ -37,7 +37,14 @@ func (s *simulator) input(files []string) (*trafficInput, error) {
 		if len(files) > 1 {
 			return nil, &HintError{errors.New("a workload file stands alone"), "give one workload file, or captures; classes of several workloads can be written into one file"}
 		}
-		return in, in.parse()
+		if err := in.parse(); err != nil {
+			return nil, err
+		}
+		in.spec.Multiply(s.times)
+		return in, in.spec.Validate()
+	}
+	if s.times != 1 {
+		return nil, &HintError{errors.New("--times is for workload files only"), "a workload fitted to the live table comes from `ctwarden record`"}
 	}
 	if s.scale != 1 {
 		return nil, &HintError{errors.New("--scale thins workload files only"), "leave it out: captures are simulated packet by packet"}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -176,6 +177,16 @@ func (d *Duration) UnmarshalText(b []byte) error {
 
 // MarshalText writes what UnmarshalText reads.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Multiply makes the arrivals of every class so many times as many, and the
+// connections that exist at the start. Call Validate afterwards.
+func (s *Spec) Multiply(times float64) {
+	for i := range s.Classes {
+		a := &s.Classes[i].Arrivals
+		a.Rate, a.Low = a.Rate*Rate(times), a.Low*Rate(times)
+		a.Initial = int(min(math.Round(float64(a.Initial)*times), math.MaxInt32))
+	}
+}
 
 // Rate is a number a second, written "200/s", "12/min" or "5/h".
 type Rate float64

@@ -236,3 +236,11 @@ func BenchmarkGenerate(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mpkt/s")
 }
+
+func TestMultiply(t *testing.T) {
+	s := &Spec{Classes: []Class{{Arrivals: Arrivals{Rate: 10, Low: 2, Initial: 3}}}}
+	s.Multiply(2.5)
+	if a := s.Classes[0].Arrivals; a.Rate != 25 || a.Low != 5 || a.Initial != 8 {
+		t.Errorf("%+v", a)
+	}
+}
