@@ -32,6 +32,7 @@ func WriteText(w io.Writer, rs []Result, note string) error {
 		fmt.Fprintf(&b, "\n%s  entries over %s (max %s)\n   %s\n", letter(i), span(rs[i].Seconds), num(rs[i].Max), spark(&rs[i], 72))
 		kinds(&b, &rs[i])
 		classes(&b, &rs[i])
+		refusees(&b, &rs[i])
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -150,6 +151,18 @@ func classes(b *strings.Builder, r *Result) {
 		fmt.Fprintf(b, "   %-16s %-10s %s started, %s answered, %s gave up, %s broken, %s packets refused, %s evicted\n", c.Name, kind,
 			num(int(c.Started)), num(int(c.Answered)), num(int(c.GaveUp)), num(int(c.Broken)), num(int(c.RefusedPackets)), num(int(c.EarlyDropped)))
 	}
+}
+
+// refusees names the sources of most refused packets.
+func refusees(b *strings.Builder, r *Result) {
+	if len(r.RefusedFrom) == 0 {
+		return
+	}
+	var parts []string
+	for _, f := range r.RefusedFrom {
+		parts = append(parts, fmt.Sprintf("%s (%s)", f.Source, num(int(f.Packets))))
+	}
+	fmt.Fprintf(b, "   most packets refused: %s\n", strings.Join(parts, ", "))
 }
 
 var blocks = []rune(" ▁▂▃▄▅▆▇█")

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ctwarden/ctwarden/ct"
+	"github.com/ctwarden/ctwarden/internal/census"
 	"github.com/ctwarden/ctwarden/sim"
 )
 
@@ -21,6 +23,8 @@ type runner struct {
 	r       Result
 	refused [256]uint64
 	early   [256]uint64
+	who     *census.Census // of packets that were refused; nil before the first, and with classes
+	flow    ct.Flow        // one of them
 	results [sim.BatchSize]sim.Result
 	every   sim.Time
 	next    sim.Time
@@ -99,6 +103,9 @@ func (rn *runner) track(at []sim.Time, ps []sim.Packet, verdicts []sim.Verdict) 
 		case sim.Refused:
 			rn.r.Refused++
 			rn.refused[ps[i].Tag]++
+			if len(rn.classes) == 0 {
+				rn.note(&ps[i])
+			}
 		case sim.Invalid:
 			rn.r.Invalid++
 		case sim.Lost:
@@ -110,6 +117,15 @@ func (rn *runner) track(at []sim.Time, ps []sim.Packet, verdicts []sim.Verdict) 
 	if rn.r.FullAt < 0 && rn.max > 0 && rn.table.Peak() >= rn.max {
 		rn.r.FullAt = seconds(rn.last - rn.first)
 	}
+}
+
+// note keeps who was refused.
+func (rn *runner) note(p *sim.Packet) {
+	if rn.who == nil {
+		rn.who = census.New(census.Options{})
+	}
+	rn.flow.Orig = p.Tuple
+	rn.who.Add(&rn.flow)
 }
 
 func (rn *runner) event(e sim.Event) {
@@ -172,6 +188,13 @@ func (rn *runner) finish(t Traffic) Result {
 			r.LegitDrop += cr.EarlyDropped
 		}
 		r.Classes = append(r.Classes, cr)
+	}
+	if rn.who != nil {
+		for _, h := range rn.who.Result().Sources {
+			if len(r.RefusedFrom) < mostRefusees && h.Prefix.IsSingleIP() {
+				r.RefusedFrom = append(r.RefusedFrom, Refusee{h.Prefix.Addr(), h.Entries})
+			}
+		}
 	}
 	if rn.o.Scale < 1 {
 		r.enlarge(rn.o.Scale, rn.max)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -87,30 +88,42 @@ type ClassResult struct {
 
 // Result is one run.
 type Result struct {
-	Name      string        `json:"name"`
-	Values    string        `json:"values"` // what differs from the base, as key=value,...
-	Era       string        `json:"era"`
-	Max       int           `json:"max"`
-	Buckets   int           `json:"buckets"`
-	Packets   uint64        `json:"packets"`
-	Seconds   float64       `json:"seconds"`
-	Scale     float64       `json:"scale"` // below 1: so much was simulated, and figures multiplied
-	Peak      int           `json:"peak"`
-	P50       int           `json:"p50"`
-	P95       int           `json:"p95"`
-	P99       int           `json:"p99"`
-	FullAt    float64       `json:"full_at_seconds"` // -1 if it never filled
-	Refused   uint64        `json:"refused"`
-	Invalid   uint64        `json:"invalid"`
-	Lost      uint64        `json:"lost"`
-	EarlyDrop uint64        `json:"early_drop"`
-	LegitDrop uint64        `json:"early_drop_legitimate"` // of them; 0 for captures
-	GCEvicted uint64        `json:"gc_evicted"`
-	Memory    int64         `json:"memory_bytes"` // of the kernel, at the peak
-	Classes   []ClassResult `json:"classes,omitempty"`
-	Points    []Point       `json:"points"`
-	Counters  ct.Counters   `json:"counters"`
+	Name      string  `json:"name"`
+	Values    string  `json:"values"` // what differs from the base, as key=value,...
+	Era       string  `json:"era"`
+	Max       int     `json:"max"`
+	Buckets   int     `json:"buckets"`
+	Packets   uint64  `json:"packets"`
+	Seconds   float64 `json:"seconds"`
+	Scale     float64 `json:"scale"` // below 1: so much was simulated, and figures multiplied
+	Peak      int     `json:"peak"`
+	P50       int     `json:"p50"`
+	P95       int     `json:"p95"`
+	P99       int     `json:"p99"`
+	FullAt    float64 `json:"full_at_seconds"` // -1 if it never filled
+	Refused   uint64  `json:"refused"`
+	Invalid   uint64  `json:"invalid"`
+	Lost      uint64  `json:"lost"`
+	EarlyDrop uint64  `json:"early_drop"`
+	LegitDrop uint64  `json:"early_drop_legitimate"` // of them; 0 for captures
+	GCEvicted uint64  `json:"gc_evicted"`
+	Memory    int64   `json:"memory_bytes"` // of the kernel, at the peak
+	// RefusedFrom are the sources of most refused packets, where the traffic has
+	// no classes.
+	RefusedFrom []Refusee     `json:"refused_sources,omitempty"`
+	Classes     []ClassResult `json:"classes,omitempty"`
+	Points      []Point       `json:"points"`
+	Counters    ct.Counters   `json:"counters"`
 }
+
+// Refusee is a source that was refused.
+type Refusee struct {
+	Source  netip.Addr `json:"source"`
+	Packets uint64     `json:"packets"` // at most
+}
+
+// mostRefusees is how many are named.
+const mostRefusees = 5
 
 // LegitimateServed is the share of legitimate connections that were answered and
 // not broken later, 0 to 1, and whether the traffic says which are legitimate.

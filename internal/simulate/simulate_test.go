@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/ctwarden/ctwarden/ct"
 	"github.com/ctwarden/ctwarden/internal/workload"
 	"github.com/ctwarden/ctwarden/sim"
 )
@@ -211,5 +213,43 @@ func TestEraBringsItsDefaults(t *testing.T) {
 	}
 	if _, err := ParseSetting("tcp_timeout_established=8589935", latest, false); !errors.Is(err, ErrSetting) {
 		t.Errorf("a timeout that the kernel refuses: %v", err)
+	}
+}
+
+// captured plays the packets of a workload as if they had been captured.
+type captured struct {
+	at []sim.Time
+	ps []sim.Packet
+}
+
+func (c *captured) Next(p *sim.Packet) (sim.Time, error) {
+	if len(c.at) == 0 {
+		return 0, io.EOF
+	}
+	at := c.at[0]
+	*p, c.at, c.ps = c.ps[0], c.at[1:], c.ps[1:]
+	return at, nil
+}
+
+// Of a capture, which has no classes, the result names who was refused.
+func TestWhoWasRefused(t *testing.T) {
+	c := new(captured)
+	for n := range 300 {
+		p := sim.Packet{Tuple: ct.Tuple{Src: netip.AddrFrom4([4]byte{10, 0, 0, byte(n / 100)}), Dst: netip.AddrFrom4([4]byte{192, 0, 2, 1}),
+			Proto: ct.UDP, SrcPort: uint16(1024 + n), DstPort: 53}}
+		c.at, c.ps = append(c.at, sim.Time(n)), append(c.ps, p)
+	}
+	// With so many buckets early drop finds nothing.
+	rs, err := Stream(t.Context(), []Setting{setting(t, "max=150,buckets=1000000")}, c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := rs[0].RefusedFrom
+	if rs[0].Refused != 150 || len(from) != 2 || from[0] != (Refusee{netip.MustParseAddr("10.0.0.2"), 100}) || from[1].Packets != 50 {
+		t.Errorf("%d refused, from %v", rs[0].Refused, from)
+	}
+	var b bytes.Buffer
+	if err := WriteText(&b, rs, ""); err != nil || !strings.Contains(b.String(), "most packets refused: 10.0.0.2 (100), 10.0.0.1 (50)") {
+		t.Errorf("%v\n%s", err, b.String())
 	}
 }
