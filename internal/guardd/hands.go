@@ -16,7 +16,7 @@ import (
 
 // Errors that the policy hears of.
 var (
-	errHeld    = errors.New("revert-deferred")
+	errHeld    = errors.New("held (revert-deferred)")
 	errBusy    = errors.New("too many actions wait")
 	errThin    = errors.New("entries are on probation already")
 	errLadder  = errors.New("not a value that could be told from somebody else's later")
