@@ -130,7 +130,7 @@ func (r *Reader) Next(p *sim.Packet) (sim.Time, error) {
 		if err := r.src.next(rec); err != nil {
 			return 0, r.end(err)
 		}
-		if !r.timely(rec.at) {
+		if uint64(rec.at-r.last) > uint64(leap) && !r.timely(rec.at) {
 			r.stats.Skipped[OddTime]++
 			continue
 		}
@@ -165,13 +165,14 @@ func (r *Reader) end(err error) error {
 	return io.EOF
 }
 
-// timely reports whether a time can be that of the next packet.
+// timely reports whether a time that does not follow soon can be that of the next
+// packet.
 func (r *Reader) timely(at sim.Time) bool {
-	if at >= 0 && at <= latest && (r.stats.Packets == 0 || at-r.last <= leap) {
-		return true
-	}
-	if at < 0 || at > latest {
+	switch {
+	case at < 0 || at > latest:
 		return false
+	case r.stats.Packets == 0 || at < r.last:
+		return true
 	}
 	before := r.leapt
 	r.leapt = at

@@ -9,6 +9,7 @@ import (
 	"github.com/ctwarden/ctwarden/internal/flowrec"
 	"github.com/ctwarden/ctwarden/internal/journal"
 	"github.com/ctwarden/ctwarden/internal/kernel/ctnl"
+	"github.com/ctwarden/ctwarden/internal/kernel/disk"
 	"github.com/ctwarden/ctwarden/internal/kernel/guardtable"
 	"github.com/ctwarden/ctwarden/internal/kernel/nslist"
 	"github.com/ctwarden/ctwarden/internal/kernel/procfs"
@@ -33,10 +34,7 @@ func Cleanup(ctx context.Context, o Options) (c Cleaned, err error) {
 		return c, err
 	}
 	k := &cleaner{o: &o, log: &logger{w: o.Log}, limits: hostLimits()}
-	// A guard that had nothing to put on record still had its table.
-	if p, err := findPlace(ctx, o.Netns); err == nil && !guardAlive(o.RunDir, p.inode) {
-		k.removeTable(ctx, p.inode)
-	}
+	k.removeLeftTable(ctx)
 	l := newLedger(o.Disk, o.StateDir, o.RunDir, boot, 0, func(s string) { k.log.say("%s", s) })
 	// An empty journal is not written just to say so.
 	log, err := l.j.Read()
@@ -99,6 +97,21 @@ func (k *cleaner) putBack(ctx context.Context, l *ledger, op *journal.Op) (journ
 	return journal.Confirmed, "", nil
 }
 
+// removeLeftTable removes the table of a guard that had nothing to put on record.
+// A guard that runs, or begins to, holds the lock.
+func (k *cleaner) removeLeftTable(ctx context.Context) {
+	p, err := findPlace(ctx, k.o.Netns)
+	if err != nil {
+		return
+	}
+	lock, err := disk.OS{}.Lock(lockPath(k.o.RunDir, p.inode))
+	if err != nil {
+		return // one runs, or none ever did
+	}
+	defer lock.Close()
+	k.removeTable(ctx, p.inode)
+}
+
 // removeTable takes our table of rules out of a namespace: before Linux 5.12
 // the kernel does not do it by itself.
 func (k *cleaner) removeTable(ctx context.Context, inode uint64) {
@@ -126,7 +139,7 @@ func (k *cleaner) putLimitsBack(ctx context.Context, s *standing) (journal.State
 	switch {
 	case live == s.maxBefore:
 	case k.shared:
-		note := "the guard of another namespace runs, and puts it back when it ends"
+		note := "the guard of another namespace runs and may need it; `ctwarden guard cleanup` settles it when that has ended"
 		k.log.say("nf_conntrack_max stays at %d: %s", live, note)
 		return journal.Deferred, note, nil
 	case !s.wrote(live):

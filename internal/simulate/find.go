@@ -103,13 +103,11 @@ func Find(ctx context.Context, base Setting, key string, low, high int, target *
 	}
 	f := &finder{ctx: ctx, base: base, target: target, traffic: traffic, o: o, tell: tell,
 		found: &Found{Key: key, Target: target.text}}
-	var best Result
-	var err error
+	good, bad := high, low-1
 	if longest(key) {
-		best, err = f.largest(low, max(low, min(high, longestTimeout)))
-	} else {
-		best, err = f.smallest(low, high)
+		good, bad = low, max(low, min(high, longestTimeout))+1
 	}
+	best, err := f.search(good, bad)
 	if errors.Is(err, ErrNotFound) {
 		return f.found, err
 	}
@@ -145,61 +143,32 @@ func (f *finder) try(v int) (Result, bool, error) {
 	return rs[0], met, err
 }
 
-func (f *finder) smallest(low, high int) (best Result, err error) {
-	r, met, err := f.try(high)
+// search finds the last value that meets the target between one that should meet
+// it and one beyond all that are asked for, in either direction.
+func (f *finder) search(good, bad int) (best Result, err error) {
+	best, met, err := f.try(good)
 	if err != nil {
 		return best, err
 	}
 	if !met {
-		return best, fmt.Errorf("%w: not even %s=%d", ErrNotFound, f.found.Key, high)
+		return best, fmt.Errorf("%w: not even %s=%d", ErrNotFound, f.found.Key, good)
 	}
-	best = r
 	// A run that never filled the table tells what it needs, within one.
-	if f.found.Key == "max" && low < r.Peak && r.Peak < high {
-		if r, met, err = f.try(r.Peak); err != nil {
-			return best, err
-		}
-		if met {
-			best, high = r, best.Peak
-		} else {
-			low = best.Peak + 1
-		}
+	next := good + (bad-good)/2
+	if f.found.Key == "max" && bad < best.Peak && best.Peak < good {
+		next = best.Peak
 	}
-	for low < high {
-		mid := low + (high-low)/2
-		r, met, err := f.try(mid)
+	for next != good {
+		r, met, err := f.try(next)
 		if err != nil {
 			return best, err
 		}
 		if met {
-			best, high = r, mid
+			best, good = r, next
 		} else {
-			low = mid + 1
+			bad = next
 		}
-	}
-	return best, nil
-}
-
-func (f *finder) largest(low, high int) (best Result, err error) {
-	r, met, err := f.try(low)
-	if err != nil {
-		return best, err
-	}
-	if !met {
-		return best, fmt.Errorf("%w: not even %s=%d", ErrNotFound, f.found.Key, low)
-	}
-	best = r
-	for low < high {
-		mid := low + (high-low+1)/2
-		r, met, err := f.try(mid)
-		if err != nil {
-			return best, err
-		}
-		if met {
-			best, low = r, mid
-		} else {
-			high = mid - 1
-		}
+		next = good + (bad-good)/2
 	}
 	return best, nil
 }

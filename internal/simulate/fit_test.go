@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -92,5 +93,49 @@ func TestPredict(t *testing.T) {
 		if fl.Kind == "spoofed SYN" && fl.PerSecond == 100000 && (fl.FullAfter < 0.3 || fl.FullAfter > 0.4) {
 			t.Errorf("%+v", fl)
 		}
+	}
+}
+
+// Half-open entries that nobody answers live for two minutes, others for long: the
+// share of the arrivals is not that of the entries.
+func TestFitTellsTheUnansweredApart(t *testing.T) {
+	s := live()
+	s.Census.DistinctDestinations = 300
+	s.Census.Entries += 12_000
+	s.Limits.Count = ct.Known(42_000)
+	s.Census.Classes = append(s.Census.Classes, ct.Class{ClassKey: ct.ClassKey{Proto: ct.TCP, State: ct.TCPSynSent}, Entries: 12_000})
+	s.Rates.BirthsByClass = append(s.Rates.BirthsByClass,
+		ct.ClassRate{ClassKey: ct.ClassKey{Proto: ct.TCP, State: ct.TCPSynSent}, PerSecond: 100},
+		ct.ClassRate{ClassKey: ct.ClassKey{Proto: ct.SCTP}, PerSecond: 3})
+	spec, notes, err := Fit(s, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := spec.Classes[0]
+	if c.Unanswered != 0.5 || time.Duration(c.Lifetime.Mean) != 2*time.Minute || c.Destinations.Bits() != 23 {
+		t.Errorf("%+v", c)
+	}
+	if !strings.Contains(strings.Join(notes, "\n"), "sctp is left out: 3.0 new entries a second") {
+		t.Errorf("%q", notes)
+	}
+}
+
+// A table full of assured entries and one flood: early drop does not find the
+// flood's as if it were alone.
+func TestPredictKnowsWhatFillsTheTable(t *testing.T) {
+	s := live() // 24,000 of 30,000 are assured
+	s.Limits.Max, s.Limits.Buckets = ct.Known(30_300), ct.Known(30_300)
+	f, err := Predict(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := ct.EarlyDropOdds(s.Version, 1, 30_300, 30_300)
+	mixed := ct.EarlyDropOdds(s.Version, 1-24_000.0/30_300, 30_300, 30_300)
+	if want := fmt.Sprintf("%.0f %% of newcomers get in", 100*mixed); mixed > alone-0.01 || !strings.Contains(f.Floods[0].Then, want) {
+		t.Errorf("%q, want %s", f.Floods[0].Then, want)
+	}
+	// Room for 300, and half-open entries count for 60 s and up to 60 s more.
+	if got := f.Survived[0].PerSecond; got != 300.0/120 {
+		t.Errorf("survives %.2f SYNs a second", got)
 	}
 }
