@@ -361,7 +361,13 @@ func (g *Generator) lost(id int32, at sim.Time, k *class, o *Outcome) {
 		g.release(id)
 		return
 	}
-	if int(c.tries) < k.Retries { // the client hears nothing, and begins again
+	if int(c.tries) < k.Retries { // the client hears nothing, and sends its first again
+		if c.step > stepOpen {
+			c.cseq--
+		}
+		if c.step == stepFinish && k.proto == ct.TCP {
+			c.sseq--
+		}
 		c.step = stepOpen
 		c.due = at + sim.Time(time.Second)<<c.tries
 		c.tries++

@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -242,5 +243,39 @@ func TestMultiply(t *testing.T) {
 	s.Multiply(2.5)
 	if a := s.Classes[0].Arrivals; a.Rate != 25 || a.Low != 5 || a.Initial != 8 {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A client whose handshake is cut off sends the same SYN again.
+func TestHandshakeBeginsAgain(t *testing.T) {
+	s := &Spec{Version: Version, Seed: 1, Duration: Duration(20 * time.Second), Classes: []Class{{Name: "users", Kind: KindTCP, Retries: 2,
+		Arrivals: Arrivals{Rate: 1}, Sources: netip.MustParsePrefix("10.0.0.0/16"), Destinations: netip.MustParsePrefix("192.0.2.1/32"),
+		Lifetime: Distribution{Mean: Duration(time.Second)}}}}
+	g, err := New(s, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syn := map[ct.Tuple]uint32{}
+	again := 0
+	err = g.RunUntil(t.Context(), sim.Time(20*time.Second), Each(func(_ sim.Time, p *sim.Packet) sim.Verdict {
+		switch p.TCP.Flags {
+		case sim.TCPSyn:
+			if seq, ok := syn[p.Tuple]; ok {
+				again++
+				if seq != p.TCP.Seq {
+					t.Errorf("%d, then %d", seq, p.TCP.Seq)
+				}
+				return sim.Accepted
+			}
+			syn[p.Tuple] = p.TCP.Seq
+		case sim.TCPSyn | sim.TCPAck: // of the first attempt: its entry was evicted
+			if back, _ := p.Tuple.Invert(); syn[back] != 0 && again < len(syn) {
+				return sim.Invalid
+			}
+		}
+		return sim.Accepted
+	}))
+	if err != nil || again < 10 {
+		t.Errorf("%d of %d began again, %v", again, len(syn), err)
 	}
 }
