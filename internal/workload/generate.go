@@ -122,7 +122,7 @@ func (g *Generator) prepare(c *Class, rng *rand.Rand, scale float64) class {
 	if k.rtt == 0 {
 		k.rtt = sim.Time(time.Millisecond)
 	}
-	k.oneShot = c.Kind == KindSYNFlood || c.Kind == KindUDPFlood || c.Kind == KindPingFlood || c.Kind == KindScan && c.Retries == 0
+	k.oneShot = c.Kind.single() || c.Kind == KindScan && c.Retries == 0
 	k.next = sim.Time(c.Start)
 	if k.rate > 0 {
 		k.advance()

@@ -79,19 +79,36 @@ func (k *class) packet(p *sim.Packet, c *conn) {
 		}
 		return
 	}
+	if k.proto == ct.GRE {
+		return
+	}
 	t.SrcPort, t.DstPort = c.sport, c.dport
 	if fromServer {
 		t.Src, t.Dst, t.SrcPort, t.DstPort = dst, src, c.dport, c.sport
 	}
-	if k.proto == ct.TCP {
+	switch k.proto {
+	case ct.SCTP:
+		p.SCTP.Chunks = initChunk
+	case ct.TCP:
 		k.segment(&p.TCP, c, c.step)
 		p.Length += p.TCP.PayloadLen
 	}
 }
 
+// initChunk is what an SCTP association begins with (RFC 9260, 3.3.2), as short as
+// it may be.
+var initChunk = []sim.SCTPChunk{{Type: 1, Length: 20, InitTag: 1}}
+
 func (k *class) segment(s *sim.Segment, c *conn, st step) {
 	s.Window, s.Flags = window, sim.TCPAck
 	s.Seq, s.Ack = c.cseq, c.sseq
+	switch k.Kind {
+	case KindACKFlood:
+		return
+	case KindRSTFlood:
+		s.Flags, s.Ack = sim.TCPRst, 0
+		return
+	}
 	switch st {
 	case stepOpen:
 		s.Flags, s.Ack = sim.TCPSyn, 0

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,17 +42,41 @@ const (
 	KindSYNFlood  Kind = "syn-flood"       // single SYNs, never answered or finished
 	KindUDPFlood  Kind = "udp-flood"       // single datagrams without an answer
 	KindPingFlood Kind = "ping-flood"      // single echo requests without an answer
+	KindACKFlood  Kind = "ack-flood"       // single ACKs of no connection
+	KindRSTFlood  Kind = "rst-flood"       // single resets of no connection
+	KindSCTPFlood Kind = "sctp-flood"      // single INITs, never answered
+	KindGREFlood  Kind = "gre-flood"       // single GRE packets without a call: one entry for two addresses
 	KindHandshake Kind = "handshake-flood" // finished handshakes, then silence
 	KindScan      Kind = "scan"            // SYNs to ever other destinations
 )
 
 // flood reports whether the kind is an attack by nature.
 func (k Kind) flood() bool {
+	return k.single() || k == KindHandshake || k == KindScan
+}
+
+// single reports whether each packet is a connection of its own, which nobody
+// answers or sends again.
+func (k Kind) single() bool {
 	switch k {
-	case KindSYNFlood, KindUDPFlood, KindPingFlood, KindHandshake, KindScan:
+	case KindSYNFlood, KindUDPFlood, KindPingFlood, KindACKFlood, KindRSTFlood, KindSCTPFlood, KindGREFlood:
 		return true
 	}
 	return false
+}
+
+// kinds are all there are, in the order in which they are told.
+var kinds = []Kind{
+	KindTCP, KindUDP, KindPing, KindSYNFlood, KindUDPFlood, KindPingFlood, KindACKFlood,
+	KindRSTFlood, KindSCTPFlood, KindGREFlood, KindHandshake, KindScan,
+}
+
+func kindNames() string {
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = string(k)
+	}
+	return strings.Join(names, ", ")
 }
 
 // Class is one class of traffic.
@@ -318,10 +343,8 @@ func (s *Spec) check() (errs []*FieldError) {
 const maxClasses = 255
 
 func (c *Class) validate(bad func(field, format string, args ...any)) {
-	switch c.Kind {
-	case KindTCP, KindUDP, KindPing, KindSYNFlood, KindUDPFlood, KindPingFlood, KindHandshake, KindScan:
-	default:
-		bad("kind", "%q is none of tcp, udp, ping, syn-flood, udp-flood, ping-flood, handshake-flood, scan", c.Kind)
+	if !slices.Contains(kinds, c.Kind) {
+		bad("kind", "%q is none of %s", c.Kind, kindNames())
 	}
 	switch c.End {
 	case "", EndFIN, EndRST, EndVanish, EndHalfClose:
@@ -405,6 +428,10 @@ func (c *Class) proto() ct.Proto {
 			return ct.ICMPv6
 		}
 		return ct.ICMP
+	case KindSCTPFlood:
+		return ct.SCTP
+	case KindGREFlood:
+		return ct.GRE
 	}
 	return ct.TCP
 }

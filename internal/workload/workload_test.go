@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"net/netip"
 	"strings"
@@ -277,5 +278,81 @@ func TestHandshakeBeginsAgain(t *testing.T) {
 	}))
 	if err != nil || again < 10 {
 		t.Errorf("%d of %d began again, %v", again, len(syn), err)
+	}
+}
+
+// What each kind of single packets leaves in the table, as nf_conntrack has it:
+// an ACK of no connection is picked up unless tcp_loose is 0, a reset never.
+func TestFloodsOfSinglePackets(t *testing.T) {
+	const packets = 500
+	for _, c := range []struct {
+		kind    Kind
+		strict  bool
+		proto   ct.Proto
+		entries int
+		state   ct.State
+	}{
+		{kind: KindSYNFlood, proto: ct.TCP, entries: packets, state: ct.TCPSynSent},
+		{kind: KindUDPFlood, proto: ct.UDP, entries: packets},
+		{kind: KindPingFlood, proto: ct.ICMP, entries: packets},
+		{kind: KindACKFlood, proto: ct.TCP, entries: packets, state: ct.TCPEstablished},
+		{kind: KindACKFlood, strict: true, proto: ct.TCP},
+		{kind: KindRSTFlood, proto: ct.TCP},
+		{kind: KindSCTPFlood, proto: ct.SCTP, entries: packets},
+		{kind: KindGREFlood, proto: ct.GRE, entries: 8}, // as many as addresses
+	} {
+		t.Run(fmt.Sprintf("%s,strict=%v", c.kind, c.strict), func(t *testing.T) {
+			sources := "10.0.0.0/8"
+			if c.kind == KindGREFlood {
+				sources = "10.0.0.0/29"
+			}
+			s := &Spec{Version: Version, Seed: 1, Duration: Duration(packets * time.Millisecond), Classes: []Class{{
+				Name: "flood", Kind: c.kind, Arrivals: Arrivals{Process: Constant, Rate: 1000},
+				Sources: netip.MustParsePrefix(sources), Destinations: netip.MustParsePrefix("192.0.2.1/32"), Ports: Ports{443, 443},
+			}}}
+			if err := s.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			if s.Classes[0].IsLegitimate() {
+				t.Error("a flood is taken for legitimate")
+			}
+			g, err := New(s, 1, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := sim.DefaultConfig(sim.Latest())
+			cfg.Max, cfg.Buckets, cfg.Knobs.TCPLoose = 1<<16, 1<<16, !c.strict
+			tb, err := sim.New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := sim.Accepted
+			if c.entries == 0 {
+				want = sim.Invalid
+			}
+			if err := g.RunUntil(t.Context(), math.MaxInt64, Each(func(at sim.Time, p *sim.Packet) sim.Verdict {
+				r := tb.Packet(at, p)
+				if r.Verdict != want {
+					t.Fatalf("%v, want %v: %+v", r.Verdict, want, *p)
+				}
+				return r.Verdict
+			})); err != nil {
+				t.Fatal(err)
+			}
+			entries := 0
+			for _, f := range tb.All() {
+				entries++
+				if f.Orig.Proto != c.proto || f.Replied() || f.Assured() || c.state != 0 && f.State != c.state {
+					t.Fatalf("%+v", f)
+				}
+			}
+			// Two of five hundred may have drawn the same addresses and ports.
+			if entries > c.entries || entries < c.entries-1 {
+				t.Errorf("%d entries, want %d", entries, c.entries)
+			}
+			if o := g.Outcomes[0]; o.Started < packets-1 || o.Packets != o.Started || g.Pending() != 0 {
+				t.Errorf("%+v, %d under way", o, g.Pending())
+			}
+		})
 	}
 }
